@@ -39,7 +39,9 @@ class Failure:
     request_id: str
     error: InferenceError
     last: Chunk | None = None
-    """What of the answer was still held back, with its probe, if its request is the cause."""
+    """What of the answer was still held back, with the probe of its tokens, if the request or its adapter is
+    the cause.
+    """
 
 
 Output = Chunk | Failure

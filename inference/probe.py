@@ -34,10 +34,11 @@ class ProbeSums:
     """Whether error vectors are requested."""
     prompt: Tensor | None = None
     answer: Tensor | None = None
+    """Without `last`."""
     error: Tensor | None = None
     num_seen: int = 0
     last: Tensor | None = None
-    """The state of the last position of the answer that was added. Valid within the step that added it."""
+    """The answer's newest state, which counts once a token is sampled from it."""
 
     def add(self, states: Tensor, start: int) -> None:
         """Add `states` [n, hidden] fp32 of positions start .. start+n-1.
@@ -52,21 +53,31 @@ class ProbeSums:
             self.prompt = _accumulate(self.prompt, states[fresh - start : self.num_prompt_tokens - start])
         fresh = max(fresh, self.num_prompt_tokens - 1)
         if fresh < end:
-            self.answer = _accumulate(self.answer, states[fresh - start :])
-            self.last = states[-1]
+            if len(earlier := states[fresh - start : -1]):
+                self._keep_last()
+                self.answer = _accumulate(self.answer, earlier)
+                self.last = None
+            self._push(states[-1])
 
     def add_one(self, state: Tensor, position: int) -> None:
         """Add the `state` [hidden] fp32 of one position: as `add`, faster for the answer's."""
-        if self.answer is None or position < self.num_seen:
+        if self.last is None or position < self.num_seen:
             self.add(state.unsqueeze(0), position)
         else:
-            self.answer += state
-            self.num_seen, self.last = position + 1, state
+            self._push(state)
+            self.num_seen = position + 1
 
     def drop_last(self) -> None:
-        """Remove the state that this step added: no token of the answer was predicted from it."""
-        if self.answer is not None and self.last is not None:
-            self.answer = self.answer - self.last
+        """Remove the newest state: no token of the answer was sampled from it."""
+        self.last = None
+
+    def _push(self, state: Tensor) -> None:
+        self._keep_last()
+        self.last = state.clone()
+
+    def _keep_last(self) -> None:
+        if self.last is not None:
+            self.answer = self.last if self.answer is None else self.answer.add_(self.last)
 
     def add_error(self, error: Tensor) -> None:
         """Add `error` [hidden] fp32 of an answer token."""
@@ -86,8 +97,9 @@ class ProbeSums:
         if self.prompt is None or self.num_seen < self.num_prompt_tokens:
             raise ValueError("the prompt has not been computed yet")
         answer = None
-        if num_answer_tokens and self.answer is not None:
-            answer = (self.answer / num_answer_tokens).tolist()
+        sums = [each for each in (self.answer, self.last) if each is not None]
+        if num_answer_tokens and sums:
+            answer = (sums[0] + sums[1] if len(sums) > 1 else sums[0]).div(num_answer_tokens).tolist()
         return ProbeStates(
             prompt=(self.prompt / self.num_prompt_tokens).tolist(),
             answer=answer,

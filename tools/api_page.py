@@ -68,9 +68,9 @@ def _descendants(kind: type[DomainError]) -> Iterator[type[DomainError]]:
 def _errors() -> Iterator[str]:
     yield "## Errors"
     yield ""
-    yield "Error codes (`code`) are stable; messages are not. The codes of"
-    yield "[engines](engine.md#error-codes-of-adapters) that are not in the table are `details.code` of"
-    yield "`invalid_input`."
+    yield "Error codes (`code`) are stable; messages are not. Other errors of an"
+    yield "[engine](engine.md#error-codes-of-adapters) have its code in `details.code`, of"
+    yield "`engine_unavailable` where a retry can help, else of `invalid_input`."
     yield ""
     yield "| code | status | meaning |"
     yield "| --- | --- | --- |"

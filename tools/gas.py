@@ -22,6 +22,7 @@ from backend.chain.local_node import LocalNode
 from backend.deployment.builds import load_build
 from backend.domain.batch import Header
 from backend.domain.hashing import ascii_word, keccak, word
+from backend.domain.signatures import compact
 from tools.gas_demands import demand_gas
 from tools.gas_disputes import (
     DEPTH,
@@ -32,7 +33,7 @@ from tools.gas_disputes import (
     zero_leaf_proof,
     zero_receipts,
 )
-from tools.gas_market import FAR, MICRO, Chain, Operator, Payer, compact
+from tools.gas_market import FAR, MICRO, Chain, Operator, Payer
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -11,8 +11,9 @@ from backend.chain.node import Node
 from backend.chain.transactions import UnsignedTransaction, sign
 from backend.deployment.local import Deployer, deploy_local
 from backend.domain.deployment import LOCAL_CHAIN_ID
-from backend.domain.hashing import TypedDomain, channel_id, keccak, word
+from backend.domain.hashing import TypedDomain, channel_id, keccak
 from backend.domain.ids import ZERO_ACCOUNT, ZERO_HASH, Account, ChannelId
+from backend.domain.signatures import compact
 from backend.domain.voucher import ChannelMove, Voucher
 
 if TYPE_CHECKING:
@@ -180,10 +181,3 @@ class Operator:
         decoded = event.decode_log(newest.topics, newest.data)
         self._parent, self.header = decoded["batchHash"], decoded["header"]
         self._pending.append(self.header)
-
-
-def compact(signature: str) -> tuple[bytes, bytes]:
-    """Return `r` and `vs` (EIP-2098)."""
-    raw = bytes.fromhex(signature[2:])
-    s, v = int.from_bytes(raw[32:64], "big"), raw[64]
-    return raw[:32], word(s | (v - 27) << 255)

@@ -18,14 +18,16 @@ log = logging.getLogger(__name__)
 def at_most_every(
     seconds: float, task: Callable[[], object], clock: Callable[[], float] = time.monotonic
 ) -> Callable[[], None]:
-    """The task for a loop: a call does nothing unless `seconds` have passed since the task last began."""
+    """The task for a loop: a call does nothing unless `seconds` have passed since the task last ended."""
     due_at = -math.inf
 
     def run() -> None:
         nonlocal due_at
-        if (now := clock()) >= due_at:
-            due_at = now + seconds
-            task()
+        if clock() >= due_at:
+            try:
+                task()
+            finally:
+                due_at = clock() + seconds
 
     return run
 

@@ -8,7 +8,7 @@ import typer
 
 from backend.cli.amounts import parse_price
 from backend.cli.output import echo
-from backend.client.waiting import wait_until
+from backend.client.waiting import CONFIRMED_SECONDS, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from backend.client.api import ApiClient
     from backend.client.registries import Listing
 
-REGISTER_SECONDS = 120
 Name = Annotated[str, typer.Option(help="Name to list it under: 1 to 32 of a-z, 0-9 and -.")]
 Prices = Annotated[
     tuple[str, str],
@@ -55,7 +54,7 @@ def register_published(client: ApiClient, path: str, listing: Listing, **accepte
         echo(line)
     register_version(client, listing, prepared["transaction"])
     what = f"{listing.name} to be registered; the transaction was sent: see GET {path} before you repeat it"
-    version = wait_until(lambda: client.get(path)["version_id"], what, REGISTER_SECONDS)
+    version = wait_until(lambda: client.get(path)["version_id"], what, CONFIRMED_SECONDS)
     echo(f"{client.wallet.account}/{listing.name} is version {version}")
 
 

@@ -25,7 +25,7 @@ from backend.client.errors import (
 )
 from backend.client.responses import api_error, is_passing, market_url, parse_json, response_error
 from backend.client.sessions import Tokens
-from backend.client.waiting import wait_until
+from backend.client.waiting import CONFIRMED_SECONDS, wait_until
 from backend.domain.errors import Conflict, InvalidInput, Unavailable
 from backend.domain.idempotency import HEADER
 from backend.domain.streams import at_most
@@ -307,7 +307,7 @@ class ApiClient(PublicClient):
 
     # Waiting
 
-    def wait_confirmed(self, queued: dict[str, Any], seconds: float = 120) -> dict[str, Any]:
+    def wait_confirmed(self, queued: dict[str, Any], seconds: float = CONFIRMED_SECONDS) -> dict[str, Any]:
         """Poll a relayed transaction until it is confirmed, which is when the API shows its effects.
 
         Errors: `Conflict` if it fails; `Unavailable` after `seconds`, after which it may still be confirmed.

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
-from backend.client.agreement import NONCE, Chosen, SignatureRefused, deadline
+from backend.client.comparison import NONCE, Chosen, SignatureRefused, deadline
 from backend.client.errors import UNSIGNED, reading_answer
 from backend.client.signing import AskedMessage, Statement
 from backend.client.transfers import PIECE_BYTES, transfer

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from backend.client.agreement import Chosen
+from backend.client.comparison import Chosen
 from backend.client.errors import UNSIGNED, reading_answer
 from backend.client.signing import AskedCall, Statement
 from backend.domain.ids import Account

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from eth_abi.abi import default_codec
 
 from backend.chain.contracts import encode_call, interface
-from backend.client.agreement import SignatureRefused
+from backend.client.comparison import SignatureRefused
 from backend.client.errors import UNSIGNED, reading_answer
 from backend.client.signing import AskedCall, Statement, decode_call
 from backend.domain.errors import InvalidInput

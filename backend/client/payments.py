@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from backend.client.agreement import NONCE, SignatureRefused, deadline
+from backend.client.comparison import NONCE, SignatureRefused, deadline
 from backend.client.errors import UNSIGNED, ApiError, reading_answer, sent_back
 from backend.client.signing import AskedMessage, Statement
 from backend.client.vault import VAULT

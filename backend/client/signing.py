@@ -1,7 +1,7 @@
 """Signs with one key, for one pinned deployment, what its caller asked for, and nothing else.
 
 A market proposes messages and transactions. Each is compared field by field with what the caller asked for
-(`backend.client.agreement`). What is signed is built here from the caller's values, and is shown in words
+(`backend.client.comparison`). What is signed is built here from the caller's values, and is shown in words
 before. Chain and contracts come from the deployment alone.
 """
 
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from backend.chain.contracts import encode_call, interface
-from backend.client.agreement import (
+from backend.client.comparison import (
     NONCE,
     Chosen,
     SignatureRefused,

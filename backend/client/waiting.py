@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 POLL_SECONDS = 0.25
+CONFIRMED_SECONDS = 1800.0
+"""More than a transaction takes to be indexed, also where the market waits for Ethereum's finality."""
 
 
 def wait_until(probe: Callable[[], T | None], what: str, seconds: float) -> T:

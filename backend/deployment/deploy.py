@@ -30,7 +30,7 @@ GAS, GAS_PER_HOLDER = 34_000_000, 60_000
 """Slightly more than a deployment uses."""
 TOKEN_DECIMALS = 6
 """Decimals of the payment token, which `PaymentVault` requires."""
-CONFIRMED_SECONDS = 900
+CONFIRMED_SECONDS = 1800
 """Time to wait for the confirmations of the last transaction."""
 
 

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 def api_services(installation: Installation) -> Services:
     """All services that the REST API calls."""
     db, chain, account = installation.database, installation.chain, installation.operator.account
-    engines, payee, relays = installation.engines, installation.payee, installation.relays
+    engines, counterparty, relays = installation.engines, installation.counterparty, installation.relays
     audit = installation.audit
     entries = PublishedEntries(db, audit.cases(), audit.background)
     return Services(
@@ -47,8 +47,8 @@ def api_services(installation: Installation) -> Services:
         live_agreements=installation.attribution.live_agreements,
         idempotency=Idempotency(db, utc_now, installation.limits.longest_seconds),
         channels=installation.channels,
-        deposits=Deposits(db, chain, payee, relays, installation.keystore, utc_now),
-        moves=Moves(db, chain, payee, relays, utc_now, installation.settings.max_lag_seconds),
+        deposits=Deposits(db, chain, counterparty, relays, installation.keystore, utc_now),
+        moves=Moves(db, chain, counterparty, relays, utc_now, installation.settings.max_lag_seconds),
         receipts=Receipts(db),
         proofs=audit.proofs,
         registry=Registry(db, chain, installation.datanets.folders),

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from backend.services.accounts.sessions import Sessions
     from backend.services.accounts.sign_in import SignIn
     from backend.services.answers.generate import Generate, GenerateLimits
-    from backend.services.channels.admission import Admission, Payee
+    from backend.services.channels.admission import Admission, Counterparty
     from backend.services.channels.channels import Channels
     from backend.services.contribute.transfers import Transfers
     from backend.services.market.adapter_folders import AdapterFolders
@@ -141,11 +141,11 @@ class Installation(Resources):
     # Market
 
     @cached_property
-    def payee(self) -> Payee:
-        from backend.services.channels.admission import Payee
+    def counterparty(self) -> Counterparty:
+        from backend.services.channels.admission import Counterparty
 
         settlement = self.deployment.address("Settlement")
-        return Payee(self.operator.account, settlement, self.typed_domain("Settlement"))
+        return Counterparty(self.operator.account, settlement, self.typed_domain("Settlement"))
 
     @cached_property
     def bases(self) -> list[BaseModel]:
@@ -272,7 +272,7 @@ class Installation(Resources):
         _ = self.receipt_key  # fail now if the key is missing, instead of at the first answer
         return Admission(
             self.database,
-            self.payee,
+            self.counterparty,
             self.receipt_keys.in_use,
             utc_now,
             reservation_seconds=int(self.limits.longest_seconds),
@@ -309,7 +309,7 @@ class Installation(Resources):
 
         settlement, vault = self.typed_domain("Settlement"), self.typed_domain("PaymentVault")
         convictions = Convictions(self.operator.account, self.chain, self.blobs, settlement, recover)
-        return Channels(self.database, self.payee, vault, recover, utc_now, convictions.quarantined)
+        return Channels(self.database, self.counterparty, vault, recover, utc_now, convictions.quarantined)
 
     # Settlement and audit
 
@@ -374,7 +374,7 @@ class Installation(Resources):
         from backend.services.train.payments import Payments
 
         max_lag = self.settings.max_lag_seconds
-        return Payments(self.payee, self.bases, self.receipt_keys.in_use, max_lag)
+        return Payments(self.counterparty, self.bases, self.receipt_keys.in_use, max_lag)
 
     @cached_property
     def training(self) -> Training:
@@ -427,4 +427,4 @@ class Installation(Resources):
     def balance_events(self) -> BalanceEvents:
         from backend.services.accounts.balance_events import BalanceEvents
 
-        return BalanceEvents(self.database, self.payee, utc_now)
+        return BalanceEvents(self.database, self.counterparty, utc_now)

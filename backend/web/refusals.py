@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from backend.domain.texts import instant
 from backend.web.parameters import PARAMETERS
 
 if TYPE_CHECKING:
@@ -12,7 +13,6 @@ if TYPE_CHECKING:
     from backend.domain.chain import Reverted
 
 WORDS: Mapping[str, str] = {
-    "AppendedTooEarly": "Another change was carried out just before. Execute this one at the time below.",
     "ContributorsShareTooLow": "This market leaves contributors more: lower the operators' share or yours.",
     "ERC20InsufficientBalance": "Your wallet holds too little of the payment token. Send it some first.",
     "GovernorAlreadyCastVote": "You have voted on this proposal already. A vote cannot be changed.",
@@ -32,8 +32,16 @@ WORDS: Mapping[str, str] = {
 
 def refusal_words(error: Reverted) -> str:
     """What to do, and the contract's own words after it."""
-    words = _bounds(error) or WORDS.get(error.error)
+    words = _bounds(error) or _earliest(error) or WORDS.get(error.error)
     return error.message if words is None else f"{words} ({error.message})"
+
+
+def _earliest(error: Reverted) -> str | None:
+    """Of the next change of parameters."""
+    if error.error != "AppendedTooEarly":
+        return None
+    at = instant(int(error.args_by_name["nextAppendAt"]))
+    return f"Another change was carried out just before. This one can be carried out from {at} on."
 
 
 def _bounds(error: Reverted) -> str | None:

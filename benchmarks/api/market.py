@@ -72,8 +72,8 @@ def seed(installation: Installation, num_contributors: int, *versions: VersionRe
     key each.
     """
     upgrade(installation.database.engine)
-    payee, versions = (
-        installation.payee,
+    counterparty, versions = (
+        installation.counterparty,
         versions or (chain_events.version_record("adapter", num_contributors),),
     )
     events = [chain_events.contribution_recorded(index) for index in range(num_contributors)]
@@ -83,10 +83,10 @@ def seed(installation: Installation, num_contributors: int, *versions: VersionRe
         *map(chain_events.version_registered, versions),
     ]
     payers = [some_account(f"payer {number}") for number in range(NUM_PAYERS)]
-    channels = {payer: payee.channel(payer) for payer in payers}
+    channels = {payer: counterparty.channel(payer) for payer in payers}
     expiry = int(time.time()) + 86_400
     for payer, channel in channels.items():
-        events += chain_events.channel_opened(payer, channel, payee.operator, payee.collector, expiry)
+        events += chain_events.channel_opened(payer, channel, *counterparty.pair, expiry)
     with installation.database.begin() as tx:
         append_block(tx, events, 2)
         for channel in channels.values():

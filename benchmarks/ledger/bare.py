@@ -23,7 +23,7 @@ from backend.settings import load_settings
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
-    from backend.services.channels.admission import Admission, Bill, Payee, Payer
+    from backend.services.channels.admission import Admission, Bill, Counterparty, Payer
 
 UNSIGNED = "0x" + "00" * 65
 
@@ -31,14 +31,14 @@ UNSIGNED = "0x" + "00" * 65
 class NoLedger:
     """Replaces `backend.services.channels.admission.Admission` without using a database or a key."""
 
-    def __init__(self, payee: Payee) -> None:
-        self._payee = payee
+    def __init__(self, counterparty: Counterparty) -> None:
+        self._counterparty = counterparty
 
     async def check(self, payer: Payer, amount: int) -> None:
         """Admit every payer."""
 
     async def reserve(self, payer: Payer, amount: int) -> Reservation:
-        channel = self._payee.channel(payer.account)
+        channel = self._counterparty.channel(payer.account)
         return Reservation(secrets.token_hex(16), channel, payer.key_id, amount, utc_now())
 
     async def release(self, reservation: Reservation) -> None:
@@ -47,7 +47,7 @@ class NoLedger:
     async def charge(self, payer: Payer, reservation: Reservation, bill: Bill) -> NewReceipt:
         receipt = build_receipt(reservation.channel_id, bill.charge, bill, served_at=0)
         signed = SignedReceipt(receipt, bill.method, bill.slices, UNSIGNED)
-        operator = self._payee.operator
+        operator = self._counterparty.operator
         number, account = ReceiptId(ZERO_HASH), payer.account
         return NewReceipt(number, operator, account, signed, operator, bill.salt, payer.key_id)
 
@@ -55,7 +55,7 @@ class NoLedger:
 class InstallationWithoutLedger(Installation):
     @cached_property
     def admission(self) -> Admission:
-        return cast("Admission", NoLedger(self.payee))
+        return cast("Admission", NoLedger(self.counterparty))
 
 
 def create() -> FastAPI:

@@ -174,7 +174,7 @@ def _answered(installation: Installation, tx: UnitOfWork, record: VersionRecord)
     salt = some_hash("salt")
     hidden = to_bytes(salt)
     receipt = new_receipt(
-        installation.payee.channel(payer),
+        installation.counterparty.channel(payer),
         41_250_000_000,
         METHOD,
         slices,
@@ -186,7 +186,7 @@ def _answered(installation: Installation, tx: UnitOfWork, record: VersionRecord)
     )
     key = some_key("receipt key")
     signed = SignedReceipt(
-        receipt, METHOD, slices, key.sign(installation.payee.receipts.receipt_digest(receipt))
+        receipt, METHOD, slices, key.sign(installation.counterparty.receipts.receipt_digest(receipt))
     )
     identity = receipt_id(receipt)
     operator = installation.operator.account

@@ -121,7 +121,7 @@ def _upload() -> Upload:
 
 def _add_job(installation: Installation, tx: UnitOfWork, snapshot: SnapshotId) -> None:
     now = datetime.now(UTC)
-    channel = installation.payee.channel(ACCOUNT)
+    channel = installation.counterparty.channel(ACCOUNT)
     payment = Payment(channel, some_hash("training"), 400_000, 500_000)  # type: ignore[arg-type]
     config = TrainingConfig(epochs=3.0, early_stopping=4)
     job = TrainingJob(

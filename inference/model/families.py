@@ -260,6 +260,11 @@ def _max_context(config: dict[str, Any], family: Family) -> int:
     return limit
 
 
+def end_token_ids(folder: Path) -> frozenset[int]:
+    """Tokens that end an answer, besides the tokenizer's own. Raises `ModelNotFoundError`."""
+    return _eos_token_ids(folder, _read_json(folder / "config.json"))
+
+
 def _eos_token_ids(folder: Path, config: dict[str, Any]) -> frozenset[int]:
     generation = folder / "generation_config.json"
     value = _read_json(generation).get("eos_token_id") if generation.exists() else None

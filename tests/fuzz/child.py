@@ -37,7 +37,7 @@ INSTRUMENTED = {
     "tests.fuzz.messages": [
         "backend.api.paging",
         "backend.chain.contracts",
-        "backend.client.agreement",
+        "backend.client.comparison",
         "backend.client.signing",
         "backend.domain",
         "eth_abi",

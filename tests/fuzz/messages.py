@@ -12,7 +12,7 @@ import msgspec
 
 from backend.api.paging import QueryCursors, get_paging
 from backend.chain.contracts import encode_call, interface
-from backend.client.agreement import NONCE, Chosen, SignatureRefused
+from backend.client.comparison import NONCE, Chosen, SignatureRefused
 from backend.client.keystore import LocalKey
 from backend.client.signing import CALLS, AskedCall, AskedMessage, Statement, Wallet
 from backend.domain.deployment import Deployment

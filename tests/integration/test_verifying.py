@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shlex
 import shutil
 import subprocess
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, redirect_stdout
 from dataclasses import replace
+from io import StringIO
 from typing import TYPE_CHECKING, Any
 
-import httpx
 import pytest
 from typer.testing import CliRunner
 
@@ -51,24 +50,21 @@ def operators(
         yield TwoOperators(chain, hardhat_node.url, tmp_path, stack)
 
 
-def ask(operators: TwoOperators, folder: Path) -> str:
-    """Request and answer as files; the receipt's id."""
-    asked = {"model": operators.version, "messages": [{"role": "user", "content": "hello"}], "temperature": 0}
-    body = json.dumps(asked | {"max_tokens": 12}).encode()
-    with operators.client() as client:
-        headers = {"authorization": f"Bearer {client.api_key}", "content-type": "application/json"}
-        url = f"{operators.away.url}/v1/chat/completions"
-        answer = httpx.post(url, content=body, headers=headers, timeout=120).json()
-    (folder / "request.json").write_bytes(body)
-    (folder / "answer.txt").write_text(answer["choices"][0]["message"]["content"])
-    return str(answer["loraledger"]["receipt_id"])
+def ask(operators: TwoOperators) -> str:
+    """Run the page's program, which writes request and answer to this folder; the receipt's id."""
+    (program,) = re.findall(r"^```python\n(.*?)^```$", GUIDE.read_text(), re.DOTALL | re.MULTILINE)
+    messages = [{"role": "user", "content": "hello"}]
+    with operators.client() as client, redirect_stdout(StringIO()) as printed:
+        away = client.with_options(base_url=f"{operators.away.url}/v1")
+        exec(program, {"client": away, "model": operators.version, "messages": messages})  # noqa: S102
+    return printed.getvalue().strip()
 
 
 def test_every_command_of_the_guide_does_what_the_page_says(
     operators: TwoOperators, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     home, away = operators.home, operators.away
-    receipt = ask(operators, tmp_path)
+    receipt = ask(operators)
     away.installation.settler.run_once(is_forced=True)
     away.pump()
     home.pump()

@@ -51,9 +51,9 @@ class PaidTrainingHarness:
 
     def selling_at(self, price: int) -> Payments:
         """Payments as after a restart with another training price."""
-        payee, key = self.installation.payee, self.installation.receipt_key
+        counterparty, key = self.installation.counterparty, self.installation.receipt_key
         base = replace(self.installation.base, training_price=price)
-        return Payments(payee, [base], lambda _: key, 60)
+        return Payments(counterparty, [base], lambda _: key, 60)
 
     def training_with(self, payments: Payments) -> Training:
         return Training(self.installation.db, payments, self.installation.clock)

@@ -40,7 +40,7 @@ from backend.services.answers.gradient_stage import GradientStage
 from backend.services.answers.live_agreement import LiveAgreements
 from backend.services.audit.background import BackgroundAudits
 from backend.services.background import Background
-from backend.services.channels.admission import Admission, Payee
+from backend.services.channels.admission import Admission, Counterparty
 from backend.services.channels.channels import Channels
 from backend.services.channels.charges import Charges
 from backend.services.channels.deposits import Deposits
@@ -161,8 +161,8 @@ class ScriptedInstallation:
         self.operator, self.settlement = some_account("operator"), some_account("settlement")
         self.domain = TypedDomain(CHAIN_ID, self.settlement)
         self.vault_domain = TypedDomain(CHAIN_ID, some_account("PaymentVault"))
-        self.payee = Payee(self.operator, self.settlement, self.domain)
-        self.channel = self.payee.channel(self.payer.account)
+        self.counterparty = Counterparty(self.operator, self.settlement, self.domain)
+        self.channel = self.counterparty.channel(self.payer.account)
         self.base = BaseModel(some_hash("base model"), "tiny", self.operator, TRAINING_PRICE)
         self.engines = {self.base.digest: self.engine}
         self.bases = [self.base]
@@ -317,13 +317,15 @@ class ScriptedInstallation:
         self.transfers = Transfers(folder / "transfers", self.max_upload_bytes)
         self.catalogue = Catalogue(self.db, self.bases, self.clock)
         self.descriptions = Descriptions(self.db, self.blobs, self.clock)
-        self.admitting = Admission(self.db, self.payee, lambda _: self.receipt_key, self.clock, 900, 60)
+        self.admitting = Admission(
+            self.db, self.counterparty, lambda _: self.receipt_key, self.clock, 900, 60
+        )
         self.admission = BlockingAdmission(self.admitting)
         store: Any = self.store
         self.folders = AdapterFolders(store, self.folder / "adapters")
         self.denials = Denials(self.db, self.blobs, self.folders, digest_of, self.clock)
         self.generate = self.generating(answer_seconds=60)
-        self.payments = Payments(self.payee, self.bases, lambda _: self.receipt_key, 60)
+        self.payments = Payments(self.counterparty, self.bases, lambda _: self.receipt_key, 60)
         self.signing_secrets = SigningSecrets("the installation's webhook key")
         check = UploadCheck(self.db, Staging(folder / "uploads", 1000), lambda _texts: None, frozenset())
         self.services = self._services(chain, check)
@@ -348,10 +350,10 @@ class ScriptedInstallation:
             live_agreements=self.sampling(rate_ppm=0),
             idempotency=Idempotency(self.db, self.clock, answer_seconds=80),
             channels=Channels(
-                self.db, self.payee, self.vault_domain, recover, self.clock, lambda _: self.quarantined
+                self.db, self.counterparty, self.vault_domain, recover, self.clock, lambda _: self.quarantined
             ),
-            deposits=Deposits(self.db, chain, self.payee, relays, self.held_keys, self.clock),
-            moves=Moves(self.db, chain, self.payee, relays, self.clock, 60),
+            deposits=Deposits(self.db, chain, self.counterparty, relays, self.held_keys, self.clock),
+            moves=Moves(self.db, chain, self.counterparty, relays, self.clock, 60),
             receipts=Receipts(self.db),
             proofs=Proofs(self.db, unused, chain, Background()),
             registry=Registry(self.db, chain, DatanetFolders(self.db, self.blobs, self.folder / "datanets")),

@@ -25,7 +25,7 @@ from backend.services.audit.background import BackgroundAudits
 from backend.services.audit.cases import Cases
 from backend.services.audit.earnings import PublishedEntries
 from backend.services.background import Background
-from backend.services.channels.admission import Payee
+from backend.services.channels.admission import Counterparty
 from backend.services.channels.channels import Channels
 from backend.services.receipts.proofs import Proofs
 from backend.services.settle.convictions import Convictions
@@ -189,13 +189,13 @@ class SettlementHarness:
         return Settler(**(parts | changes))
 
     def channels(self) -> Channels:
-        payee = Payee(self.market.operator, self.market.settlement, self.market.domain)
+        counterparty = Counterparty(self.market.operator, self.market.settlement, self.market.domain)
         convictions = Convictions(self.market.operator, self.chain, self.blobs, self.market.domain, recover)
 
         def clock() -> datetime:
             return datetime.fromtimestamp(self.chain.time, UTC)
 
-        return Channels(self.db, payee, self.chain.vault, recover, clock, convictions.quarantined)
+        return Channels(self.db, counterparty, self.chain.vault, recover, clock, convictions.quarantined)
 
     def signed_voucher(self, channel: ChannelId, most: int, waived_until: int) -> SignedVoucher:
         """A voucher signed by the payer."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
+from peft.tuners.lora import LoraLayer
 from safetensors import SafetensorError
 from safetensors.torch import load
 from transformers import AutoModelForCausalLM
@@ -119,13 +120,24 @@ def _example(number: int, prompt: tuple[int, ...], choice: tuple[int, ...]) -> E
 
 def _adapter_model(base: Any, folder: Path) -> Any:
     """A PEFT model of `base` with the weights of the folder's checkpoint. Errors: `InvalidInput`."""
-    model = get_peft_model(base, _lora_config(folder))
+    config = _lora_config(folder)
     try:
+        model = get_peft_model(base, config)
         load_adapter(model, _read_checkpoint(folder, get_peft_model_state_dict(model)))
     except BaseException:
-        model.unload()
+        _remove_adapter(base)
         raise
     return model
+
+
+def _remove_adapter(base: Any) -> None:
+    """Remove the adapter's layers, also where not all of them were added."""
+    for name, layer in list(base.named_modules()):
+        if isinstance(layer, LoraLayer):
+            parent, _, child = name.rpartition(".")
+            setattr(base.get_submodule(parent), child, layer.base_layer)
+    if hasattr(base, "peft_config"):
+        del base.peft_config
 
 
 def _read_checkpoint(folder: Path, expected: Mapping[str, torch.Tensor]) -> bytes:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from backend.domain.dataset import messages_of
 from backend.domain.errors import InvalidInput
+from inference.model.families import end_token_ids
 from workers.training.progress import ProgressReporter
 
 if TYPE_CHECKING:
@@ -193,29 +194,41 @@ def _segments(row: Mapping[str, Any], tokenizer: Any) -> Iterator[tuple[str, boo
     if not messages:
         yield row["text"] + tokenizer.eos_token, True
         return
-    rendered = ""
+    rendered, answer, end = "", "", _end_of_turn(tokenizer)
     for turn, message in enumerate(messages):
         if message["role"] != "assistant":
             continue
         prefix = tokenizer.apply_chat_template(messages[:turn], tokenize=False, add_generation_prompt=True)
-        # Some templates change turns when they repeat them.
-        is_repeated = prefix.startswith(rendered)
-        yield prefix[len(rendered) if is_repeated else _num_common(prefix, rendered) :], False
-        answer = message["content"] + _end_of_turn(tokenizer)
-        yield answer, True
-        rendered = prefix + answer
+        yield _continuation(prefix, rendered, answer, end), False
+        answer = message["content"]
+        yield answer + end, True
+        rendered = prefix + answer + end
+
+
+def _continuation(prefix: str, rendered: str, answer: str, end: str) -> str:
+    """What follows `rendered`, which closes with an answer and `end`, in a prompt of more turns. A template
+    may write that answer in another way when it repeats it, with blanks around it for example.
+    """
+    if prefix.startswith(rendered):
+        return prefix[len(rendered) :]
+    place = _num_common(prefix, rendered)
+    start = prefix.find(answer, min(place, len(rendered) - len(answer + end)))
+    if start < 0:
+        return prefix[place:]
+    rest = prefix[start + len(answer) :]
+    return rest.lstrip().removeprefix(end) if rest.lstrip().startswith(end) else rest
 
 
 @lru_cache(maxsize=1)
 def _end_of_turn(tokenizer: Any) -> str:
-    """The token with which the chat template ends an answer, such as Gemma's `<end_of_turn>`; the tokenizer's
-    end of text if it writes none.
+    """The token with which the chat template ends an answer, such as Gemma's `<end_of_turn>`, if the engine
+    ends answers there too; else the tokenizer's end of text.
     """
-    answer = "answer"
-    rendered = tokenizer.apply_chat_template(_exchange("question", answer), tokenize=False)
-    tail = rendered.rpartition(answer)[2].lstrip()
-    tokens = (str(token) for token in tokenizer.added_tokens_decoder.values())
-    begun = (token for token in tokens if token and tail.startswith(token))
+    answer, ends = "an answer", end_token_ids(Path(tokenizer.name_or_path))
+    rendered = tokenizer.apply_chat_template(_exchange("a question", answer), tokenize=False)
+    _, is_found, tail = rendered.rpartition(answer)
+    tokens = (str(token) for number, token in tokenizer.added_tokens_decoder.items() if number in ends)
+    begun = (token for token in tokens if is_found and tail.lstrip().startswith(token))
     return max(begun, key=len, default=str(tokenizer.eos_token))
 
 

@@ -12,7 +12,7 @@ import typer
 from backend.cli.amounts import parse_price, parse_units
 from backend.cli.operator.session import open_installation, parse_account
 from backend.cli.output import AsJson, echo, print_json
-from backend.client.waiting import wait_until
+from backend.client.waiting import CONFIRMED_SECONDS, wait_until
 from backend.domain.errors import Conflict
 from backend.domain.hashing import version_id
 from backend.domain.money import AMOUNT, COIN, PRICE, UNIT, in_dollars, price_in_dollars, prices_in_dollars
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from backend.services.operator.key_rotation import KeyRotation, Rotation
     from backend.services.operator.membership import Membership, OperatorStatus
 
-CONFIRMED_SECONDS = 1800
 ROTATED_SECONDS = 1800
 LOCKED_SECONDS = 90 * 86_400
 """Longer than any dispute window."""

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from backend.db.unit_of_work import Database, UnitOfWork
     from backend.domain.webhooks import WebhookEndpoint
-    from backend.services.channels.admission import Payee
+    from backend.services.channels.admission import Counterparty
 
 CHANNELS_AT_ONCE = 500
 
@@ -31,9 +31,9 @@ CHANNELS_AT_ONCE = 500
 class BalanceEvents:
     """Channels with this operator and earnings from it: of these the installation has every figure."""
 
-    def __init__(self, db: Database, payee: Payee, clock: Callable[[], datetime]) -> None:
+    def __init__(self, db: Database, counterparty: Counterparty, clock: Callable[[], datetime]) -> None:
         self._db = db
-        self._payee = payee
+        self._counterparty = counterparty
         self._clock = clock
         self._compared: object = None
         """Final batch and endpoints of the last comparison of earnings, which need not be repeated."""
@@ -62,7 +62,7 @@ class BalanceEvents:
         Reservations of running answers do not count: most of them are released. An account without a channel
         has no balance to be low.
         """
-        channels = {endpoint.id: self._payee.channel(endpoint.account) for endpoint in endpoints}
+        channels = {endpoint.id: self._counterparty.channel(endpoint.account) for endpoint in endpoints}
         known = tx.chain.known_channels(set(channels.values()))
         balances = channel_balances(tx, known, {}, self._clock())
         return [
@@ -83,7 +83,7 @@ class BalanceEvents:
             tx.webhooks.save(replace(endpoint, is_low=is_low))
             if is_low:
                 data = {
-                    "id": self._payee.channel(endpoint.account),
+                    "id": self._counterparty.channel(endpoint.account),
                     "available": AMOUNT.render(available),
                     "low_balance": AMOUNT.render(endpoint.low_balance),
                 }
@@ -96,16 +96,16 @@ class BalanceEvents:
         endpoints = tx.webhooks.with_min_earnings()
         if not endpoints:
             return [], None
-        compared = (tx.chain.finalised(self._payee.operator), endpoints)
+        compared = (tx.chain.finalised(self._counterparty.operator), endpoints)
         if compared == self._compared:
             return [], compared
-        ledger = ledger_of(tx, newest_final(tx, self._payee.operator))
+        ledger = ledger_of(tx, newest_final(tx, self._counterparty.operator))
         earned = [(endpoint, ledger.balances.get(endpoint.account, 0)) for endpoint in endpoints]
         due = [(endpoint, cumulative) for endpoint, cumulative in earned if _is_due(endpoint, cumulative, 0)]
         return due, compared if ledger.number == compared[0] else None
 
     def _report_earnings(self, compared: WebhookEndpoint, cumulative: int) -> None:
-        operator = self._payee.operator
+        operator = self._counterparty.operator
         with self._db.begin() as tx:
             endpoint = tx.webhooks.locked(compared.id)
             paid = claimed(tx, operator, compared.account)

@@ -21,10 +21,6 @@ if TYPE_CHECKING:
     from inference.protocol import Chunk, FinishReason, Generate
 
 ABORT_AGAIN_SECONDS = 0.5
-NOT_THE_OPERATORS = frozenset({"grammar_too_complex", "numerical_error"})
-"""Codes of the engine's errors in the middle of an answer whose cause is the request or its adapter. Whoever
-made the adapter may be who asks, and choose the token that drives the model out of the numeric range.
-"""
 _Choice: TypeAlias = "tuple[str, Chunk | None, tuple[int, ...], DomainError | None]"
 """Text, last chunk, if any, token ids, and why the engine did not go on."""
 
@@ -154,12 +150,21 @@ async def _choice(
         await _abort(engine, request.request_id)
         raise
     except DomainError as error:
-        if not is_streamed or error.details.get("code") not in NOT_THE_OPERATORS:
+        if not is_streamed or not _is_caused_by(request, error):
             raise
         return "".join(texts), last, tuple(token_ids), error
     if last is None or last.finish_reason is None:
         raise AnswerInterrupted("The engine stopped in the middle of the answer; nothing was charged.")
     return "".join(texts), last, tuple(token_ids), None
+
+
+def _is_caused_by(request: Generate, error: DomainError) -> bool:
+    """Whether the cause is the request or its adapter: its creator may be who asks, and choose the token that
+    drives the model out of the numeric range. The base model's range is the operator's choice.
+    """
+    code = error.details.get("code")
+    has_adapter = request.adapter is not None or request.blend is not None
+    return code == "grammar_too_complex" or (code == "numerical_error" and has_adapter)
 
 
 @contextlib.contextmanager

@@ -39,12 +39,19 @@ class Payer:
 
 
 @dataclass(frozen=True, slots=True)
-class Payee:
-    """Whom channels pay here: operator, collector (`Settlement`), and EIP-712 domain of the receipts."""
+class Counterparty:
+    """The payers' counterparty in the channels here: operator, collector (`Settlement`), and EIP-712 domain
+    of the receipts.
+    """
 
     operator: Account
     collector: Account
     receipts: TypedDomain
+
+    @property
+    def pair(self) -> tuple[Account, Account]:
+        """Operator and collector, as the vault's functions take them."""
+        return self.operator, self.collector
 
     def channel(self, payer: Account) -> ChannelId:
         return channel_id(payer, self.operator, self.collector)
@@ -142,7 +149,7 @@ class Admission:
     def __init__(
         self,
         db: Database,
-        payee: Payee,
+        counterparty: Counterparty,
         receipt_key: Callable[[ChainView], Signer],
         clock: Callable[[], datetime],
         reservation_seconds: int,
@@ -152,7 +159,7 @@ class Admission:
         indexed block for a reservation.
         """
         self._db = db
-        self._payee = payee
+        self._counterparty = counterparty
         self._receipt_key = receipt_key
         self._clock = clock
         self._reservation_seconds = reservation_seconds
@@ -162,7 +169,7 @@ class Admission:
 
     async def check(self, payer: Payer, amount: int) -> None:
         """Raise what `reserve` would raise now. Reserves nothing and takes no lock."""
-        channel = self._payee.channel(payer.account)
+        channel = self._counterparty.channel(payer.account)
 
         def apply(ledger: ChannelLedger, _: Callable[[], Signer]) -> None:
             ledger.check(channel, payer.key_id, amount, self._max_lag_seconds)
@@ -174,7 +181,7 @@ class Admission:
 
         Raises PaymentRequired, which names what is missing, ViewStale, and what `receipt_key` raises.
         """
-        channel = self._payee.channel(payer.account)
+        channel = self._counterparty.channel(payer.account)
 
         def apply(ledger: ChannelLedger, receipt_key: Callable[[], Signer]) -> Reservation:
             receipt_key()  # without one the answer could not be charged
@@ -201,7 +208,7 @@ class Admission:
         trace = traces.current_traceparent()  # the answer's span: the group is written in another thread
 
         def apply(ledger: ChannelLedger, receipt_key: Callable[[], Signer]) -> NewReceipt:
-            return self._payee.issue_receipt(ledger, payer, reservation, bill, receipt_key(), trace)
+            return self._counterparty.issue_receipt(ledger, payer, reservation, bill, receipt_key(), trace)
 
         stored: NewReceipt = await self._writes.submit(
             _Operation(reservation.channel_id, payer.key_id, apply)
@@ -215,7 +222,7 @@ class Admission:
         trace = traces.current_traceparent()
 
         def apply(ledger: ChannelLedger, receipt_key: Callable[[], Signer]) -> NewCharge:
-            return self._payee.issue_charge(
+            return self._counterparty.issue_charge(
                 ledger, payer, reservation, bill, receipt_key(), trace, receipt_seconds
             )
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from backend.domain.ids import Account, ChannelId
     from backend.domain.voucher import SignedVoucher, Voucher
     from backend.ports.keys import Recover
-    from backend.services.channels.admission import Payee
+    from backend.services.channels.admission import Counterparty
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,14 +71,14 @@ class Channels:
     def __init__(
         self,
         db: Database,
-        payee: Payee,
+        counterparty: Counterparty,
         vouchers: TypedDomain,
         recover: Recover,
         clock: Callable[[], datetime],
         quarantined: Quarantined,
     ) -> None:
         self._db = db
-        self._payee = payee
+        self._counterparty = counterparty
         self._vouchers = vouchers
         self._recover = recover
         self._clock = clock
@@ -93,16 +93,16 @@ class Channels:
 
     def channel_id(self, payer: Account, name: str) -> ChannelId:
         """Resolve the id or operator of the payer's channel. Errors: `NotFound`."""
-        channel = self._payee.channel(payer)
-        if name not in (channel, self._payee.operator):
+        channel = self._counterparty.channel(payer)
+        if name not in (channel, self._counterparty.operator):
             raise NotFound(
-                f"No channel {name} of {payer} here; this operator is {self._payee.operator}.",
+                f"No channel {name} of {payer} here; this operator is {self._counterparty.operator}.",
                 param="channel",
             )
         return channel
 
     def list(self, payer: Account) -> list[ChannelView]:
-        return [self._view(payer, self._payee.channel(payer))]
+        return [self._view(payer, self._counterparty.channel(payer))]
 
     def add_voucher(self, payer: Account, signed: SignedVoucher) -> ChannelView:
         """Store a voucher signed by the payer or by one of the payer's usable session keys.
@@ -110,7 +110,7 @@ class Channels:
         It may waive quarantined receipts: until then no later receipt of the channel can be settled.
         """
         voucher = signed.voucher
-        channel = self._payee.channel(payer)
+        channel = self._counterparty.channel(payer)
         if voucher.channel_id != channel:
             raise InvalidInput(f"The voucher is for another channel than {channel}.", param="channel_id")
         signer = self._recover(self._vouchers.voucher_digest(voucher), signed.signature)
@@ -135,7 +135,7 @@ class Channels:
         """Errors: `Conflict` if the payer's channel cannot be waived up to this cumulative now."""
         quarantined = self._load_quarantined() if waived_until else ()
         with self._db.read() as tx:
-            _check_waiver(tx, self._payee.channel(payer), waived_until, quarantined)
+            _check_waiver(tx, self._counterparty.channel(payer), waived_until, quarantined)
 
     def _load_quarantined(self) -> Container[ReceiptId]:
         with self._db.read() as tx:
@@ -147,8 +147,8 @@ class Channels:
             return ChannelView(
                 id=channel,
                 payer=payer,
-                operator=self._payee.operator,
-                collector=self._payee.collector,
+                operator=self._counterparty.operator,
+                collector=self._counterparty.collector,
                 balance=channel_balance(tx, channel, self._clock()),
                 thawed_at=on_chain.thawed_at if on_chain else 0,
                 grants=tuple(tx.chain.grants(channel)),

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from backend.domain.transactions import PreparedTransaction
     from backend.ports.chain import Chain
     from backend.ports.keys import SessionKeys
-    from backend.services.channels.admission import Payee
+    from backend.services.channels.admission import Counterparty
     from backend.services.transactions.relays import Relays
 
 AUTHORIZATION_SECONDS = 3600
@@ -110,14 +110,14 @@ class Deposits:
         self,
         db: Database,
         chain: Chain,
-        payee: Payee,
+        counterparty: Counterparty,
         relays: Relays,
         held_keys: SessionKeys,
         clock: Callable[[], datetime],
     ) -> None:
         self._db = db
         self._chain = chain
-        self._payee = payee
+        self._counterparty = counterparty
         self._relays = relays
         self._held_keys = held_keys
         self._clock = clock
@@ -130,7 +130,7 @@ class Deposits:
         """
         if not 0 < units <= MAX_UINT128 // UNIT:
             raise InvalidInput("The deposit must be above 0 dollars, and fit uint128.", param="amount")
-        channel = self._payee.channel(payer)
+        channel = self._counterparty.channel(payer)
         if session is not None and session.key is None:
             self._check_holds(payer, units)
         grant = NO_GRANT if session is None else self._grant(channel, session, units)
@@ -153,7 +153,7 @@ class Deposits:
                 "yourself.",
                 param="relay.units",
             )
-        channel = self._payee.channel(payer)
+        channel = self._counterparty.channel(payer)
         nonce = _nonce(channel, deposit)
         authorization = {
             "validAfter": "0",
@@ -161,7 +161,7 @@ class Deposits:
             "salt": deposit.salt,
             "signature": signature_hex(signature),
         }
-        channel_key = (payer, self._payee.operator, self._payee.collector)
+        channel_key = (payer, *self._counterparty.pair)
         args = [*channel_key, str(deposit.units), deposit.grant.as_argument(), authorization]
         return self._relay(payer, "depositWithAuthorization", args, f"deposit:{nonce}")
 
@@ -180,7 +180,7 @@ class Deposits:
 
     def relay_grant(self, payer: Account, grant: SessionGrant, nonce: int, signature: str) -> int:
         self._funded_channel(payer)
-        channel_key = (payer, self._payee.operator, self._payee.collector)
+        channel_key = (payer, *self._counterparty.pair)
         args = [*channel_key, grant.as_argument(), str(nonce), signature_hex(signature)]
         return self._relay(payer, "grantSessionWithSig", args, f"grant:{payer}:{nonce}:{grant.key}")
 
@@ -189,12 +189,12 @@ class Deposits:
     ) -> tuple[PreparedTransaction, int, dict[str, Any]]:
         """A transaction for the payer to send; and the nonce and `SessionRevocation` to sign instead."""
         nonce = int(self._chain.call(VAULT, "nonces", payer))
-        message = {"channelId": self._payee.channel(payer), "key": key, "nonce": str(nonce)}
+        message = {"channelId": self._counterparty.channel(payer), "key": key, "nonce": str(nonce)}
         return self._prepare(payer, "revokeSession", key), nonce, self._message(REVOCATION_TYPE, message)
 
     def relay_revocation(self, payer: Account, key: Account, nonce: int, signature: str) -> int:
         self._funded_channel(payer)
-        channel_key = (payer, self._payee.operator, self._payee.collector)
+        channel_key = (payer, *self._counterparty.pair)
         args = [*channel_key, key, str(nonce), signature_hex(signature)]
         return self._relay(payer, "revokeSessionWithSig", args, f"revoke:{payer}:{nonce}:{key}")
 
@@ -208,8 +208,7 @@ class Deposits:
         return self._prepare(payer, "withdraw")
 
     def _prepare(self, payer: Account, function: str, *args: object) -> PreparedTransaction:
-        counterparty = (self._payee.operator, self._payee.collector)
-        return self._chain.prepare(VAULT, function, *counterparty, *args, sender=payer)
+        return self._chain.prepare(VAULT, function, *self._counterparty.pair, *args, sender=payer)
 
     def _relay(self, payer: Account, function: str, args: list[Any], key: str) -> int:
         return self._relays.relay(payer, (VAULT, function), args, key)
@@ -218,8 +217,7 @@ class Deposits:
         self, payer: Account, units: int, grant: SessionGrant
     ) -> tuple[PreparedTransaction, ...]:
         vault = self._chain.address(VAULT)
-        counterparty = (self._payee.operator, self._payee.collector)
-        deposit = (VAULT, "deposit", *counterparty, units, grant.as_argument())
+        deposit = (VAULT, "deposit", *self._counterparty.pair, units, grant.as_argument())
         if self._token.allows(payer, vault, units):
             return (self._chain.prepare(*deposit, sender=payer),)
         approve = self._token.approval(payer, vault, units)
@@ -237,7 +235,7 @@ class Deposits:
             )
 
     def _funded_channel(self, payer: Account) -> ChannelId:
-        channel = self._payee.channel(payer)
+        channel = self._counterparty.channel(payer)
         with self._db.read() as tx:
             known = tx.chain.channel(channel)
         if known is None or not known.balance:

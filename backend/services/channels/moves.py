@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from backend.db.unit_of_work import Database, UnitOfWork
     from backend.domain.ids import Account, ChannelId
     from backend.ports.chain import Chain
-    from backend.services.channels.admission import Payee
+    from backend.services.channels.admission import Counterparty
     from backend.services.channels.balance import ChannelBalance
     from backend.services.transactions.relays import Relays
 
@@ -78,14 +78,14 @@ class Moves:
         self,
         db: Database,
         chain: Chain,
-        payee: Payee,
+        counterparty: Counterparty,
         relays: Relays,
         clock: Callable[[], datetime],
         max_lag_seconds: int,
     ) -> None:
         self._db = db
         self._chain = chain
-        self._payee = payee
+        self._counterparty = counterparty
         self._relays = relays
         self._clock = clock
         self._max_lag_seconds = max_lag_seconds
@@ -101,7 +101,7 @@ class Moves:
 
         Errors: as of `relay`, except `Reverted`.
         """
-        channel = self._payee.channel(payer)
+        channel = self._counterparty.channel(payer)
         nonce = int(self._chain.call(VAULT, "nonces", payer))
         deadline = int((self._clock() + timedelta(seconds=MOVE_SECONDS)).timestamp())
         with self._db.read() as tx:
@@ -123,7 +123,7 @@ class Moves:
         those of `Relays.relay`.
         """
         self._check(terms)
-        channel = self._payee.channel(payer)
+        channel = self._counterparty.channel(payer)
         consent, signature = self._consent(payer, terms), signature_hex(signature)
         key = f"move:{to_hash(self._domain.move_digest(consent))}"
         with self._db.read() as tx:
@@ -147,10 +147,10 @@ class Moves:
         return TypedDomain(self._chain.chain_id, self._chain.address(VAULT))
 
     def _check(self, terms: MoveTerms) -> None:
-        if terms.new_collector in (ZERO_ACCOUNT, self._payee.collector):
+        if terms.new_collector in (ZERO_ACCOUNT, self._counterparty.collector):
             raise InvalidInput(
-                f"The new collector must be another than {self._payee.collector}, this operator's: name the "
-                "settlement contract to which the operator has moved.",
+                f"The new collector must be another than this operator's, {self._counterparty.collector}: "
+                "name the settlement contract to which the operator has moved.",
                 param="new_collector",
             )
         if not LEAST_MOVE <= terms.max_amount <= MAX_UINT128:
@@ -180,8 +180,8 @@ class Moves:
         grant = terms.grant
         return ChannelMove(
             payer=payer,
-            operator=self._payee.operator,
-            collector=self._payee.collector,
+            operator=self._counterparty.operator,
+            collector=self._counterparty.collector,
             new_collector=terms.new_collector,
             max_amount=terms.max_amount,
             key=grant.key,

@@ -14,6 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from backend.domain.errors import Unavailable
 from backend.domain.money import in_dollars
+from backend.domain.transactions import TransactionState
 from backend.ports.engine import MalformedMetrics
 
 if TYPE_CHECKING:
@@ -141,7 +142,9 @@ def advise(figures: Figures, status: OperatorStatus | None, at: int) -> Iterator
             f"Receipts of {in_dollars(figures.unsettled_units)} wait for a batch for more than a day.",
             "Check `loraledger settle` and its log: a charge is lost if its voucher expires.",
         )
-    oldest = min((one.oldest_at for one in figures.transactions.values() if one.oldest_at), default=None)
+    # One that is mined waits for its confirmations.
+    unmined = (figures.transactions.get(state) for state in (TransactionState.QUEUED, TransactionState.SENT))
+    oldest = min((one.oldest_at for one in unmined if one and one.oldest_at), default=None)
     if _age(oldest, at) > TRANSACTION_SECONDS:
         yield Advice(
             "A transaction has been pending for more than 15 minutes.",

@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from backend.domain.training import TrainingConfig, TrainingJob, TrainingResult
     from backend.ports.chain_view import ChainView
     from backend.ports.keys import Signer
-    from backend.services.channels.admission import Payee
+    from backend.services.channels.admission import Counterparty
 
 METHOD = "none"
 """Training pays no contributors; the adapter's answers do."""
@@ -74,12 +74,12 @@ class Payments:
 
     def __init__(
         self,
-        payee: Payee,
+        counterparty: Counterparty,
         bases: Sequence[BaseModel],
         receipt_key: Callable[[ChainView], Signer],
         max_lag_seconds: int,
     ) -> None:
-        self._payee = payee
+        self._counterparty = counterparty
         self._bases = {base.digest: base for base in bases}
         self._records = {base.digest: _record(base) for base in bases if base.training_price is not None}
         self._receipt_key = receipt_key
@@ -120,7 +120,7 @@ class Payments:
         record = self._records[self.base_of(tx.chain, job.config, job.base)]
         if record is None:
             return job
-        channel = self._payee.channel(job.creator)
+        channel = self._counterparty.channel(job.creator)
         _check_registered(tx.chain, record)
         max_tokens = _max_charged_tokens(tx.chain, job.snapshot_id, job.config)
         payment = Payment(channel, version_id(record), record.prompt_price, max_tokens)
@@ -145,7 +145,7 @@ class Payments:
         ledger = ChannelLedger.load(tx, [payment.channel_id], [], now)
         reservation, bill = _reservation(job.id, payment), _bill(job, payment)
         payer, key, trace = Payer(job.creator), self._receipt_key(tx.chain), traces.current_traceparent()
-        receipt = self._payee.issue_receipt(ledger, payer, reservation, bill, key, trace)
+        receipt = self._counterparty.issue_receipt(ledger, payer, reservation, bill, key, trace)
         ledger.write(tx)
         data = {"receipt_id": receipt.id, "tokens": bill.prompt_tokens, "charge": str(bill.charge)}
         tx.training.add_event(job.id, "charged", data, now)

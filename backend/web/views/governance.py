@@ -112,7 +112,8 @@ def propose_change(
     prepared = services.governance.propose_change(visitor.account, changes, description)
     (call,) = prepared.calls
     terms = _change_terms(services.governance.changes(call))
-    if refusal := services.governance.refusal(call):
+    refusal = services.governance.refusal(call)
+    if refusal is not None and refusal.error != "AppendedTooEarly":  # which a vote outlasts
         terms.append(("Would fail now", refusal_words(refusal)))
     effect = "Voters decide. If the proposal is accepted, the timelock carries it out after its delay."
     proposal = Proposal("Propose a change", terms, effect, [Way.send(prepared.transaction)])

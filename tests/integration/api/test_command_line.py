@@ -8,8 +8,8 @@ import pytest
 from typer.testing import CliRunner
 
 from backend.cli.main import app, main
-from backend.client.agreement import SignatureRefused
 from backend.client.api import ApiClient
+from backend.client.comparison import SignatureRefused
 from backend.client.errors import ApiError
 from backend.client.sessions import SessionFile
 from backend.domain.errors import Unavailable

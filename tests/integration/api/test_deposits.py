@@ -24,7 +24,7 @@ from backend.domain.hashing import TypedDomain, to_bytes
 from backend.domain.money import UNIT
 from backend.domain.transactions import TransactionState
 from backend.domain.voucher import SignedVoucher, Voucher
-from backend.services.channels.admission import Admission, Payee, Payer
+from backend.services.channels.admission import Admission, Counterparty, Payer
 from backend.services.channels.channels import Channels
 from backend.services.channels.deposits import (
     MIN_RELAYED_UNITS,
@@ -77,16 +77,16 @@ class DepositHarness:
         self.chain, self.database = chain, database
         self.held_keys = FakeHeldKeys()
         settlement = chain.address("Settlement")
-        payee = Payee(OPERATOR.account, settlement, TypedDomain(chain.chain_id, settlement))
+        counterparty = Counterparty(OPERATOR.account, settlement, TypedDomain(chain.chain_id, settlement))
         self.vouchers = TypedDomain(chain.chain_id, chain.address("PaymentVault"))
 
         def clock() -> datetime:
             return datetime.fromtimestamp(chain.head().timestamp, UTC)
 
         relays = relays_of(database, chain, OPERATOR.account)
-        self.deposits = Deposits(database, chain, payee, relays, self.held_keys, clock)
-        self.channels = Channels(database, payee, self.vouchers, recover, clock, lambda _: ())
-        self.admission = Admission(database, payee, lambda _: some_key("receipts"), clock, 900, 60)
+        self.deposits = Deposits(database, chain, counterparty, relays, self.held_keys, clock)
+        self.channels = Channels(database, counterparty, self.vouchers, recover, clock, lambda _: ())
+        self.admission = Admission(database, counterparty, lambda _: some_key("receipts"), clock, 900, 60)
         self.sender = Sender(chain, database.send_queue, {OPERATOR.account: OPERATOR}.get, CONFIRMATIONS)
         self.indexer = Indexer(chain, database.event_log, deployment, CONFIRMATIONS)
 

@@ -61,7 +61,7 @@ def rotation_of(installation: ScriptedInstallation) -> KeyRotation:
     key, own = installation.receipt_key, installation.operator
     chain: Any = Registry(key.account, own)
     keys = ReceiptKeys(own, lambda: key, lambda: installation.held_keys)
-    return KeyRotation(installation.db, chain, own, keys, installation.payee.receipts)
+    return KeyRotation(installation.db, chain, own, keys, installation.counterparty.receipts)
 
 
 def ask(api: Api, model: str | None = None) -> Any:

@@ -138,7 +138,7 @@ def test_an_endpoint_is_told_when_its_channel_is_low(
 ) -> None:
     built = api.installation
     register(api, receiver.url, event_types=["channel.balance_low"], low_balance={"micro_units": "99000"})
-    events = BalanceEvents(built.db, built.payee, built.clock)
+    events = BalanceEvents(built.db, built.counterparty, built.clock)
     events.sweep()
     built.fund(98_999)
     events.sweep()

@@ -25,7 +25,7 @@ from backend.deployment.deployer import Deployer
 from backend.deployment.local import LOCAL_STAKE, local_terms
 from backend.domain.hashing import TypedDomain
 from backend.domain.money import UNIT
-from backend.services.channels.admission import Payee
+from backend.services.channels.admission import Counterparty
 from backend.services.channels.balance import channel_balance
 from backend.services.channels.deposits import SessionGrant
 from backend.services.channels.moves import Moves
@@ -69,9 +69,9 @@ class Migration:
 
     def __init__(self, market: LiveMarket) -> None:
         self.market, self.next = market, deploy_next_generation(market.chain)
-        payee = Payee(OPERATOR.account, market.settlement.contract, market.settlement)
+        counterparty = Counterparty(OPERATOR.account, market.settlement.contract, market.settlement)
         relays = relays_of(market.database, market.chain, OPERATOR.account)
-        self.moves = Moves(market.database, market.chain, payee, relays, self._now, 60)
+        self.moves = Moves(market.database, market.chain, counterparty, relays, self._now, 60)
         keys = ReceiptKeys(OPERATOR.account, lambda: market.receipt_key, FakeHeldKeys)
         registry = TypedDomain(market.chain.chain_id, market.chain.address("OperatorRegistry"))
         self.membership = Membership(market.database, market.chain, OPERATOR.account, keys, registry)
@@ -130,7 +130,7 @@ def test_balance_and_stake_move_and_what_was_left_behind_is_settled_and_claimed(
     charge = migration.answer().receipt.charge
     channel, next_market = (
         market.channel_of(PAYER),
-        Payee(OPERATOR.account, migration.next.address("Settlement"), market.settlement),
+        Counterparty(OPERATOR.account, migration.next.address("Settlement"), market.settlement),
     )
     moved = migration.move()
     assert moved.amount == DEPOSIT * UNIT - charge

@@ -85,7 +85,7 @@ def test_training_is_paid_settled_and_audited_like_an_answer(
     operator = installation.operator.account
     deposit(market, CREATOR, operator, DEPOSIT)
     installation.indexer.catch_up()
-    channel = installation.payee.channel(CREATOR.account)
+    channel = installation.counterparty.channel(CREATOR.account)
     voucher = Voucher(channel, 0, DEPOSIT * UNIT)
     signature = CREATOR.sign(market.vault.voucher_digest(voucher))
     services.channels.add_voucher(CREATOR.account, SignedVoucher(voucher, signature))

@@ -81,7 +81,7 @@ def test_a_job_is_estimated_started_followed_and_ends_with_a_result(
     leases.complete_publication(held, CID)  # type: ignore[arg-type]
     expect(page.get_by_role("heading", name="Against its base")).to_be_visible()
     expect(page.get_by_role("link", name="receipt")).to_be_visible()
-    expect(page.get_by_role("region", name="What the gate found")).to_contain_text("cosine 0.12")
+    expect(page.get_by_role("region", name="What screening found")).to_contain_text("cosine 0.12")
     page.get_by_label("Name").fill("poems")
     guide.step("Register").click()
     guide.end()

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from backend.chain.local_node import free_port
 from backend.domain.errors import Unavailable
+from backend.loopback import free_port
 from benchmarks.processes import await_listeners, running, variables
 
 if TYPE_CHECKING:

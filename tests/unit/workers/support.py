@@ -16,7 +16,7 @@ from backend.domain.receipt import VersionRecord
 from backend.domain.training import Dataset, Step, TrainingResult
 from backend.domain.training_payment import training_record
 from backend.domain.voucher import ClientVoucher, SignedVoucher, Voucher
-from backend.services.channels.admission import Payee
+from backend.services.channels.admission import Counterparty
 from backend.services.train.jobs import Training
 from backend.services.train.leases import Leases
 from backend.services.train.payments import Payments
@@ -40,7 +40,7 @@ RESULT = TrainingResult(Hash32("0x" + "ad" * 32), Hash32("0x" + "ba" * 32), METR
 
 
 OPERATOR, COLLECTOR = Account("0x" + "09" * 20), Account("0x" + "c0" * 20)
-PAYEE = Payee(OPERATOR, COLLECTOR, TypedDomain(31337, COLLECTOR))
+PAYEE = Counterparty(OPERATOR, COLLECTOR, TypedDomain(31337, COLLECTOR))
 TRAINING = training_record(OPERATOR, RESULT.base_model, price=5)
 BASE = BaseModel(RESULT.base_model, "tiny", OPERATOR)
 FREE = Payments(PAYEE, [BASE], lambda _: some_key("receipts"), 60)

@@ -17,7 +17,7 @@ from backend.cli import vault
 from backend.cli.main import app
 from backend.client import node as node_module
 from backend.client import payments
-from backend.client.agreement import SignatureRefused
+from backend.client.comparison import SignatureRefused
 from backend.client.keystore import Keystores, LocalKey, parse_private_key
 from backend.client.node import NodeRefusal, NotMined
 from backend.client.signing import Statement, Wallet

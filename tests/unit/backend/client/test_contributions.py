@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from backend.client.agreement import SignatureRefused
+from backend.client.comparison import SignatureRefused
 from backend.client.contributions import CanonicalFile, rows_to_sign
 from backend.client.errors import NotAMarket
 from backend.domain.hashing import to_hash

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from backend.client import contributions, payments
-from backend.client.agreement import SignatureRefused
+from backend.client.comparison import SignatureRefused
 from backend.client.errors import UNSIGNED, ApiError, NotAMarket
 from backend.client.signing import Statement, Wallet
 from backend.domain.channels import MAX_THAW_SECONDS

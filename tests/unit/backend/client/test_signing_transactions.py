@@ -9,7 +9,7 @@ import pytest
 
 from backend.chain.contracts import encode_call
 from backend.client import earnings, governance, registries
-from backend.client.agreement import Chosen, SignatureRefused
+from backend.client.comparison import Chosen, SignatureRefused
 from backend.client.errors import NotAMarket
 from backend.client.signing import AskedCall, Statement, Wallet
 from backend.domain.deployment import Deployment

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import shutil
 from itertools import count
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 import torch
-from peft.tuners.lora import Linear
+from peft.tuners.lora import Linear, LoraLayer
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
@@ -160,22 +160,25 @@ def test_of_a_checkpoint_no_more_is_read_than_the_adapter_may_have(
         scorer.scores(adapter, answers(scorer)[:1])
 
 
+@pytest.mark.parametrize("step", ["update_layer", "get_delta_weight"])
 def test_a_failed_allocation_leaves_the_base_as_it_was(
-    scorer: Scorer, trained: Path, monkeypatch: pytest.MonkeyPatch
+    scorer: Scorer, trained: Path, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
+    """While an adapter's layers are added, and while they are merged."""
     asked = answers(scorer)[:1]
     before = scorer.scores(trained, asked)
-    delta, calls = Linear.get_delta_weight, count()
+    original, calls = getattr(Linear, step), count()
 
-    def fail_at_third(layer: Linear, name: str) -> torch.Tensor:
+    def fail_at_third(*arguments: Any, **options: Any) -> Any:
         if next(calls) == 2:
             raise RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory")
-        return delta(layer, name)
+        return original(*arguments, **options)
 
     with monkeypatch.context() as patched:
-        patched.setattr(Linear, "get_delta_weight", fail_at_third)
+        patched.setattr(Linear, step, fail_at_third)
         with pytest.raises(RuntimeError, match="allocate"):
             scorer.scores(trained, asked)
+    assert not any(isinstance(layer, LoraLayer) for layer in scorer._base.modules())
     assert scorer.scores(trained, asked) == before
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -8,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
+from inference.tokenization.load import load_tokenizer
 from tests.fixtures_engine import CHAT_TEMPLATE, EOS
 from tests.unit.workers.training.support import ignore
 from workers.training.rows import (
@@ -120,33 +122,68 @@ PHI = (
 )
 
 
-def with_template(base: Path, template: str, *tokens: str) -> Any:
+MISTRAL = (
+    "{% for m in messages %}{% if m.role == 'user' %}[INST] {{ m.content }} [/INST]"
+    "{% else %} {{ m.content }}{{ eos_token }}{% endif %}{% endfor %}"
+)
+PLAIN = "{% for m in messages if m.role == 'user' %}{{ bos_token }}Question: {{ m.content }}\n{% endfor %}"
+QWEN = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def with_template(base: Path, folder: Path, template: str, *ends: str) -> Any:
+    """The tokenizer with another template. The engine ends answers at these tokens too."""
+    shutil.copytree(base, folder)
     tokenizer = AutoTokenizer.from_pretrained(base)
-    tokenizer.add_special_tokens({"additional_special_tokens": list(tokens)})
+    tokens = ("<end_of_turn>", "<|end|>", "<|im_end|>", "<s>")
+    tokenizer.add_special_tokens({"bos_token": "<s>", "additional_special_tokens": list(tokens)})
     tokenizer.chat_template = template
-    return tokenizer
+    tokenizer.save_pretrained(folder)
+    ids = [tokenizer.eos_token_id, *tokenizer.convert_tokens_to_ids(ends)]
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": ids}))
+    return load_tokenizer(folder)
 
 
 @pytest.mark.parametrize(
-    ("template", "end", "turn"),
+    ("template", "ends", "end", "turn", "between"),
     [
-        (GEMMA, "<end_of_turn>", "<start_of_turn>user\n{}<end_of_turn>\n<start_of_turn>model\n{}"),
-        (PHI, "<|end|>", "<|user|>\n{}<|end|>\n<|assistant|>\n{}"),
+        (
+            GEMMA,
+            ["<end_of_turn>"],
+            "<end_of_turn>",
+            "<start_of_turn>user\n{}<end_of_turn>\n<start_of_turn>model\n{}",
+            "\n",
+        ),
+        (PHI, ["<|end|>"], "<|end|>", "<|user|>\n{}<|end|>\n<|assistant|>\n{}", "\n"),
+        # Base models of Qwen have the template of the trained ones, and do not end there.
+        (QWEN, [], EOS, "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n{}", "<|im_end|>\n"),
+        (MISTRAL, [], EOS, "[INST] {} [/INST]{}", ""),
     ],
 )
-def test_a_turn_ends_as_the_template_ends_it(tiny_base: Path, template: str, end: str, turn: str) -> None:
-    """Not by the tokenizer's end of text, which these templates do not write behind a turn."""
-    tokenizer = with_template(tiny_base, template, end, "<start_of_turn>", "<|user|>", "<|assistant|>")
+def test_a_turn_ends_as_the_template_ends_it_where_the_engine_ends_too(
+    tiny_base: Path, tmp_path: Path, template: str, ends: list[str], end: str, turn: str, between: str
+) -> None:
+    tokenizer = with_template(tiny_base, tmp_path / "base", template, *ends)
     turns = [("a?", "A."), ("b?", "B."), ("c?", "C.")]
     messages = [
         {"role": role, "content": content}
-        for turn_ in turns
-        for role, content in zip(("user", "assistant"), turn_, strict=True)
+        for pair in turns
+        for role, content in zip(("user", "assistant"), pair, strict=True)
     ]
     row = encode(0, {"messages": messages}, tokenizer, 500)
     assert learnt(row, tokenizer) == "".join(f"{answer}{end}" for _, answer in turns)
-    whole = f"{end}\n".join(turn.format(*turn_) for turn_ in turns) + end
-    assert tokenizer.decode(row.token_ids).removeprefix(tokenizer.bos_token or "") == whole
+    whole = f"{end}{between}".join(turn.format(*pair) for pair in turns) + end
+    assert tokenizer.decode(row.token_ids).removeprefix("<s>") == whole
+
+
+def test_an_answer_that_the_template_leaves_out_ends_with_the_end_of_text(
+    tiny_base: Path, tmp_path: Path
+) -> None:
+    tokenizer = with_template(tiny_base, tmp_path / "base", PLAIN)
+    row = encode(0, {"prompt": "a?", "completion": "A."}, tokenizer, 500)
+    assert tokenizer.decode(row.token_ids) == f"<s>Question: a?\nA.{EOS}"
 
 
 def test_turns_beyond_the_limit_are_not_rendered(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:

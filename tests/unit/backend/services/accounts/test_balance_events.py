@@ -9,7 +9,7 @@ import pytest
 from backend.domain.money import AMOUNT, UNIT
 from backend.domain.webhooks import EventType
 from backend.services.accounts.balance_events import BalanceEvents
-from backend.services.channels.admission import Payee, Payer
+from backend.services.channels.admission import Counterparty, Payer
 from backend.services.webhooks.endpoints import EndpointOptions
 from tests.support.fakes import FakeClock
 from tests.support.scripted_installation import ScriptedInstallation
@@ -54,7 +54,7 @@ def test_a_balance_is_told_once_each_time_it_falls_below_the_limit(
     installation: ScriptedInstallation,
 ) -> None:
     built, payer = installation, installation.payer.account
-    events = BalanceEvents(built.db, built.payee, built.clock)
+    events = BalanceEvents(built.db, built.counterparty, built.clock)
     low, lower = (
         register(built.database, payer, EventType.BALANCE_LOW, low_balance=most) for most in (500, 100)
     )
@@ -78,7 +78,7 @@ def test_an_endpoint_that_asks_for_low_balances_again_is_told_of_one_that_is_low
 ) -> None:
     built, payer = installation, installation.payer.account
     events, endpoints = (
-        BalanceEvents(built.db, built.payee, built.clock),
+        BalanceEvents(built.db, built.counterparty, built.clock),
         WebhookHarness(built.database).endpoints,
     )
     endpoint = register(built.database, payer, EventType.BALANCE_LOW, low_balance=500)
@@ -94,7 +94,7 @@ def test_an_endpoint_that_is_disabled_during_a_sweep_is_told_nothing(
     installation: ScriptedInstallation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     built = installation
-    events = BalanceEvents(built.db, built.payee, built.clock)
+    events = BalanceEvents(built.db, built.counterparty, built.clock)
     endpoint = register(built.database, built.payer.account, EventType.BALANCE_LOW)
     built.fund(1)
     tell = BalanceEvents._report_balance
@@ -112,7 +112,7 @@ def test_what_thaws_or_is_not_authorised_is_not_available_and_reservations_are_n
     installation: ScriptedInstallation,
 ) -> None:
     built = installation
-    events = BalanceEvents(built.db, built.payee, built.clock)
+    events = BalanceEvents(built.db, built.counterparty, built.clock)
     endpoint = register(built.database, built.payer.account, EventType.BALANCE_LOW, low_balance=500)
     built.fund(1000)
     built.admission.reserve(Payer(built.payer.account), 900)
@@ -130,10 +130,12 @@ def test_what_thaws_or_is_not_authorised_is_not_available_and_reservations_are_n
 def test_earnings_of_final_batches_are_told_once_they_reach_the_minimum(
     settlement: SettlementHarness,
 ) -> None:
-    payee = Payee(settlement.market.operator, settlement.market.settlement, settlement.market.domain)
-    events = BalanceEvents(settlement.db, payee, FakeClock())
+    counterparty = Counterparty(
+        settlement.market.operator, settlement.market.settlement, settlement.market.domain
+    )
+    events = BalanceEvents(settlement.db, counterparty, FakeClock())
     finalise(settlement, 12)
-    balances = settlement.auditor().follow(payee.operator).balances
+    balances = settlement.auditor().follow(counterparty.operator).balances
     account, earned = max(balances.items(), key=lambda item: item[1])
     few = register(settlement.database, account, EventType.EARNINGS_CLAIMABLE, min_earnings=1)
     many = register(settlement.database, account, EventType.EARNINGS_CLAIMABLE, min_earnings=earned + 1)
@@ -143,17 +145,17 @@ def test_earnings_of_final_batches_are_told_once_they_reach_the_minimum(
     assert event == "earnings.claimable"
     assert data == {
         "account": account,
-        "operator": payee.operator,
+        "operator": counterparty.operator,
         "claimable": AMOUNT.render(earned // UNIT * UNIT),
         "cumulative": AMOUNT.render(earned),
     }
     assert events_of(settlement.database, many) == []
-    settlement.claims().relay(payee.operator, account)
+    settlement.claims().relay(counterparty.operator, account)
     assert settlement.mine() == 1
     finalise(settlement, 12)
     events.sweep()
     assert len(events_of(settlement.database, few)) == 1  # the settler has not verified the batch yet
-    more = settlement.auditor().follow(payee.operator).balances[account]
+    more = settlement.auditor().follow(counterparty.operator).balances[account]
     events.sweep()
     claimable = (more - earned // UNIT * UNIT) // UNIT * UNIT
     assert amounts(settlement.database, few, "claimable")[1:] == [claimable]
@@ -162,13 +164,15 @@ def test_earnings_of_final_batches_are_told_once_they_reach_the_minimum(
 
 
 def test_earnings_of_a_batch_that_is_not_final_are_not_claimable(settlement: SettlementHarness) -> None:
-    payee = Payee(settlement.market.operator, settlement.market.settlement, settlement.market.domain)
-    events = BalanceEvents(settlement.db, payee, FakeClock())
+    counterparty = Counterparty(
+        settlement.market.operator, settlement.market.settlement, settlement.market.domain
+    )
+    events = BalanceEvents(settlement.db, counterparty, FakeClock())
     for _ in range(12):
         settlement.serve()
     settlement.settler().run_once(is_forced=True)
     settlement.mine()
-    balances = settlement.auditor().follow(payee.operator).balances
+    balances = settlement.auditor().follow(counterparty.operator).balances
     account = max(balances, key=lambda account: balances[account])
     endpoint = register(settlement.database, account, EventType.EARNINGS_CLAIMABLE, min_earnings=1)
     events.sweep()
@@ -183,15 +187,17 @@ def test_earnings_of_a_batch_that_is_not_final_are_not_claimable(settlement: Set
 def test_a_process_that_dies_between_two_accounts_tells_the_rest_later(
     settlement: SettlementHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    payee = Payee(settlement.market.operator, settlement.market.settlement, settlement.market.domain)
+    counterparty = Counterparty(
+        settlement.market.operator, settlement.market.settlement, settlement.market.domain
+    )
     finalise(settlement, 12)
-    balances = settlement.auditor().follow(payee.operator).balances
+    balances = settlement.auditor().follow(counterparty.operator).balances
     earners = [account for account, amount in balances.items() if amount >= UNIT][:2]
     made = [
         register(settlement.database, account, EventType.EARNINGS_CLAIMABLE, min_earnings=1)
         for account in earners
     ]
-    events, tell = BalanceEvents(settlement.db, payee, FakeClock()), BalanceEvents._report_earnings
+    events, tell = BalanceEvents(settlement.db, counterparty, FakeClock()), BalanceEvents._report_earnings
     calls: list[int] = []
 
     def tell_once(self: BalanceEvents, *args: Any) -> None:

@@ -4,12 +4,13 @@ import asyncio
 from typing import TYPE_CHECKING
 
 import pytest
+from msgspec.structs import replace
 
 from backend.domain.errors import InvalidInput, Unavailable
 from backend.ports.attribution import Probe
 from backend.services.answers.answer import Answer
 from backend.services.answers.transcript import AnswerInterrupted, Transcript, transcribe
-from inference.protocol import Chunk, Generate, Message, ProbeStates, Sampling
+from inference.protocol import AdapterRef, Chunk, Generate, Message, ProbeStates, Sampling
 from tests.support.scripted_engine import ScriptedEngine
 
 if TYPE_CHECKING:
@@ -89,9 +90,16 @@ class FailingEngine(ScriptedEngine):
 
 async def test_an_adapter_that_leaves_the_numeric_range_gives_no_free_answers() -> None:
     """The adapter's creator may be the payer, and choose the token at which it does."""
-    found = await run(FailingEngine("numerical_error"), messages(1), Answer("a"), is_streamed=True)
+    asked = [replace(one, adapter=AdapterRef("a", "/a")) for one in messages(1)]
+    found = await run(FailingEngine("numerical_error"), asked, Answer("a"), is_streamed=True)
     assert (found.completion_tokens, found.finish_reasons) == (1, ("length",))
     assert isinstance(found.error, InvalidInput)
+
+
+async def test_a_base_model_that_leaves_the_numeric_range_is_not_charged() -> None:
+    """Its arithmetic is the operator's choice."""
+    with pytest.raises(InvalidInput):
+        await run(FailingEngine("numerical_error"), messages(1), Answer("a"), is_streamed=True)
 
 
 async def test_other_errors_in_a_stream_are_not_charged() -> None:

@@ -194,7 +194,7 @@ def test_without_a_receipt_key_no_answer_starts(installation: ScriptedInstallati
         raise NoReceiptKey("every receipt key is retired")
 
     installation.fund(100)
-    admission = Admission(installation.db, installation.payee, none, installation.clock, 900, 60)
+    admission = Admission(installation.db, installation.counterparty, none, installation.clock, 900, 60)
     with pytest.raises(NoReceiptKey):
         asyncio.run(admission.reserve(payer, 10))
     with installation.read() as tx:
@@ -289,7 +289,7 @@ def test_charged_and_reserved_never_exceed_what_was_signed_or_paid_in(
 ) -> None:
     payer = Payer(some_key(f"payer {balance} {cap} {steps}").account)
     installation.payer = some_key(f"payer {balance} {cap} {steps}")
-    installation.channel = installation.payee.channel(payer.account)
+    installation.channel = installation.counterparty.channel(payer.account)
     installation.fund(balance, cap)
     for amount, end in steps:
         try:

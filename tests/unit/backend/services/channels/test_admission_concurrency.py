@@ -105,7 +105,7 @@ def test_processes_that_share_a_database_never_spend_more_than_balance_or_cap(
         database = Database.open(installation.db.engine.url)
         admission = Admission(
             ViewDatabase(database, installation.view),
-            installation.payee,
+            installation.counterparty,
             lambda _: installation.receipt_key,
             installation.clock,
             900,
@@ -139,7 +139,7 @@ def test_processes_that_share_a_database_never_wait_for_each_other_in_a_circle(
     installation = any_installation
     payers = [some_key(f"payer {number}") for number in range(30)]
     for payer in payers:
-        installation.payer, installation.channel = payer, installation.payee.channel(payer.account)
+        installation.payer, installation.channel = payer, installation.counterparty.channel(payer.account)
         installation.fund(1000)
 
     async def answer(admission: Admission, payer: Payer) -> NewReceipt:
@@ -149,7 +149,7 @@ def test_processes_that_share_a_database_never_wait_for_each_other_in_a_circle(
     def process(seed: int) -> list[NewReceipt | BaseException]:
         admission = Admission(
             installation.db,
-            installation.payee,
+            installation.counterparty,
             lambda _: installation.receipt_key,
             installation.clock,
             900,
@@ -163,5 +163,5 @@ def test_processes_that_share_a_database_never_wait_for_each_other_in_a_circle(
         answers = [found for group in processes.map(process, range(3)) for found in group]
     assert [found for found in answers if isinstance(found, BaseException)] == []
     with installation.read() as tx:
-        lines = tx.channels.charged([installation.payee.channel(payer.account) for payer in payers])
+        lines = tx.channels.charged([installation.counterparty.channel(payer.account) for payer in payers])
     assert list(lines.values()) == [3 * 4 * 5] * 30

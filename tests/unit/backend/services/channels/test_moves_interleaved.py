@@ -87,7 +87,7 @@ def reserve_without_waiting(harness: MoveHarness, amount: int) -> list[int]:
     with closing(impatient_database(installation.database)) as database:
         admission = Admission(
             ViewDatabase(database, installation.view),
-            installation.payee,
+            installation.counterparty,
             lambda _: installation.receipt_key,
             installation.clock,
             900,
@@ -203,7 +203,7 @@ def test_whatever_happens_the_channel_covers_what_it_owes_and_nothing_is_strande
     installation = harness.installation
     installation.payer = some_key(f"payer {balance} {steps}")
     harness.payer = Payer(installation.payer.account)
-    installation.channel = installation.payee.channel(harness.payer.account)
+    installation.channel = installation.counterparty.channel(harness.payer.account)
     installation.fund(balance, cap=100 * X)
     installation.clock.now, harness.vault.nonce = NOW, 0
     world = Interleaving(harness, balance)
