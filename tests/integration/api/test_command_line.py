@@ -224,7 +224,7 @@ def test_a_file_that_cannot_be_written_is_named(
     with pytest.raises(SystemExit) as ended:
         main()
     assert ended.value.code == 1
-    assert capsys.readouterr().err == f"error: No such file or directory: {file}\n"
+    assert capsys.readouterr().err.endswith(f"\nerror: No such file or directory: {file}\n")
 
 
 def test_a_market_that_calls_itself_otherwise_is_not_signed_in_at(api: Api) -> None:

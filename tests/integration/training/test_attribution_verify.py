@@ -83,7 +83,7 @@ def running(
         yield made.installation
 
     monkeypatch.setattr(attribution, "open_installation", opened)
-    made.installation.__dict__["fetching_snapshots"] = InMemoryRows(ROWS)
+    made.installation.datanets.__dict__["fetching_snapshots"] = InMemoryRows(ROWS)
     yield made
     made.installation.close()
 
@@ -187,7 +187,7 @@ def test_what_cannot_be_checked_is_named(
         patch.setattr("workers.attribution.training_command", lambda _: [sys.executable, "-c", "exit(1)"])
         assert verify(honest) == (3, {"attribution": None})
 
-    running.installation.__dict__["fetching_snapshots"] = WithdrawnRows(ROWS)
+    running.installation.datanets.__dict__["fetching_snapshots"] = WithdrawnRows(ROWS)
     code, found = verify(honest)
     assert (code, found["rows"]) == (3, None)
     assert found["distilled-1"]
@@ -220,6 +220,6 @@ def test_an_adapter_that_is_deleted_while_its_rows_are_fetched_is_fetched_again(
             shutil.rmtree(running.installation.settings.home / "adapters")
             yield from super().rows(snapshot_id)
 
-    running.installation.__dict__["fetching_snapshots"] = DeletingRows(ROWS)
+    running.installation.datanets.__dict__["fetching_snapshots"] = DeletingRows(ROWS)
     code, found = verify(register(running, *trained))
     assert (code, set(found.values())) == (0, {True})
