@@ -83,7 +83,7 @@ contract RegisterTest is Datanets {
         else _expectError(record, error);
     }
 
-    /// @dev Its operator and its creator are one account, and nobody contributed.
+    /// @dev The operator of a base model is its creator, and no contributor has a share.
     function test_the_rules_of_shares_do_not_bind_a_base_model_record(uint32 operatorPpm) external {
         VersionRecord memory record = _record();
         (record.adapterDigest, record.cidDigest) = (0, 0);

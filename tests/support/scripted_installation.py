@@ -337,6 +337,7 @@ class ScriptedInstallation:
         sessions, consent = Sessions(self.db, self.clock), Consent(recover, self.contracts)
         outbound = OutboundClient(allows_private=True)
         self.relays = relays = relays_of(self.db, chain, self.operator)
+        party, tokenisers = self.counterparty, dict.fromkeys(self.engines, FakeTokeniser())
         terms = DatanetTerms(self.blobs, fetch_nothing, Background())
         return Services(
             sign_in=SignIn(self.db, sessions, consent, self.clock, SignInPolicy((ORIGIN,), CHAIN_ID)),
@@ -350,10 +351,10 @@ class ScriptedInstallation:
             live_agreements=self.sampling(rate_ppm=0),
             idempotency=Idempotency(self.db, self.clock, answer_seconds=80),
             channels=Channels(
-                self.db, self.counterparty, self.vault_domain, recover, self.clock, lambda _: self.quarantined
+                self.db, party, self.vault_domain, recover, self.clock, lambda _: self.quarantined
             ),
-            deposits=Deposits(self.db, chain, self.counterparty, relays, self.held_keys, self.clock),
-            moves=Moves(self.db, chain, self.counterparty, relays, self.clock, 60),
+            deposits=Deposits(self.db, chain, party, relays, self.held_keys, self.clock),
+            moves=Moves(self.db, chain, party, relays, self.clock, 60),
             receipts=Receipts(self.db),
             proofs=Proofs(self.db, unused, chain, Background()),
             registry=Registry(self.db, chain, DatanetFolders(self.db, self.blobs, self.folder / "datanets")),
@@ -361,9 +362,7 @@ class ScriptedInstallation:
             transfers=self.transfers,
             snapshots=Snapshots(self.db, self.blobs, chain, relays),
             training=Training(self.db, self.payments, self.clock),
-            estimates=Estimates(
-                self.db, FakeRows(), dict.fromkeys(self.engines, FakeTokeniser()), self.payments
-            ),
+            estimates=Estimates(self.db, FakeRows(), tokenisers, self.payments),
             imported_adapters=ImportedAdapters(self.db, self.transfers, self.clock),
             operators=Operators(self.db, outbound, self.catalogue, self.operator),
             overviews=Overviews(self.db, unused, self.engines.values(), self.operator, self.clock),

@@ -80,12 +80,18 @@ def test_a_payer_who_fills_the_line_gives_way_to_the_others(make_engine: Callabl
     assert all(isinstance(answers[key].error, OverloadedError) for key in crowded_out)
 
 
-def test_a_payer_who_fills_the_line_with_tokens_gives_way_too(make_engine: Callable[..., Engine]) -> None:
+def with_ninety_of_a_hundred_tokens_waiting(make_engine: Callable[..., Engine]) -> Engine:
+    """In three requests of the payer `hot`, behind one that runs."""
     engine = make_engine(max_running=1, max_waiting_tokens=100)
     engine.add(greedy("runs"))
     engine.step()
     for i in range(3):
         engine.add(greedy(f"hot{i}", "x" * 30, payer="hot"))
+    return engine
+
+
+def test_a_payer_who_fills_the_line_with_tokens_gives_way_too(make_engine: Callable[..., Engine]) -> None:
+    engine = with_ninety_of_a_hundred_tokens_waiting(make_engine)
     engine.add(greedy("other", "x" * 40, payer="other"))
     answers = drain(engine)
     assert {key for key, answer in answers.items() if answer.error} == {"hot2"}
@@ -93,11 +99,7 @@ def test_a_payer_who_fills_the_line_with_tokens_gives_way_too(make_engine: Calla
 
 def test_no_request_is_shed_for_one_that_is_refused(make_engine: Callable[..., Engine]) -> None:
     """Without one of the three it would still not fit, and have the larger share."""
-    engine = make_engine(max_running=1, max_waiting_tokens=100)
-    engine.add(greedy("runs"))
-    engine.step()
-    for i in range(3):
-        engine.add(greedy(f"hot{i}", "x" * 30, payer="hot"))
+    engine = with_ninety_of_a_hundred_tokens_waiting(make_engine)
     with pytest.raises(OverloadedError, match="3 requests with 90 prompt tokens"):
         engine.add(greedy("refused", "x" * 70, payer="other"))
     assert not any(answer.error for answer in drain(engine).values())
