@@ -46,6 +46,7 @@ class Blocks:
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # header and body are two packets
     blocks: Blocks
 
     def do_POST(self) -> None:

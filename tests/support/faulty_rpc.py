@@ -245,6 +245,7 @@ def _elsewhere(method: str, result: Any) -> Any:
 def serving(chain: AnyChain, faults: Faults) -> Iterator[str]:
     class Handler(QuietHandler):
         protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True  # header and body are two packets
 
         def do_POST(self) -> None:
             call = json.loads(self.rfile.read(int(self.headers["content-length"])))

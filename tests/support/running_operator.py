@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import threading
 import time
 from contextlib import contextmanager
@@ -17,10 +16,12 @@ from backend.deployment.deployment_file import save_deployment
 from backend.domain.hashing import TypedDomain
 from backend.installation.api_services import api_services
 from backend.installation.installation import Installation
+from backend.loopback import listen
 from backend.settings import Settings
 from backend.web.app import add_pages
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Iterator
     from pathlib import Path
 
@@ -92,7 +93,7 @@ def deposit(market: LocalMarket, payer: LocalSigner, operator: Account, units: i
 @contextmanager
 def listening() -> Iterator[tuple[socket.socket, str]]:
     """Bind a loopback port before the installation serves on it; yields the socket and its URL."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
+    with listen() as listener:
         yield listener, f"http://127.0.0.1:{listener.getsockname()[1]}"
 
 

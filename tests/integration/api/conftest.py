@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import socket
 import threading
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -16,6 +15,7 @@ from openai import OpenAI
 
 from backend.api.app import create_app
 from backend.domain.sign_in_message import personal_digest
+from backend.loopback import listen
 from backend.settings import Settings
 from backend.web.app import add_pages
 from tests.support.scripted_installation import ScriptedInstallation
@@ -86,9 +86,7 @@ def running_server(settings: Settings) -> Iterator[tuple[FastAPI, str]]:
     app = create_app(services, settings)
     add_pages(app, settings)
     uvicorn_server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="off"))
-    with closing(socket.socket()) as listener:
-        listener.bind(("127.0.0.1", 0))
-        listener.listen()  # connections wait in the backlog until the server takes them
+    with listen() as listener:  # connections wait in the backlog until the server takes them
         thread = threading.Thread(target=uvicorn_server.run, kwargs={"sockets": [listener]})
         thread.start()
         yield app, f"http://127.0.0.1:{listener.getsockname()[1]}"
