@@ -1,10 +1,11 @@
 """Breaks a running market, part by part: `python -m tools.chaos [--kills N] [--only PATTERN] [--json]`.
 
-Clients ask without a pause, and a fine-tuning job runs. N times a random process is killed with SIGKILL at a
-random moment, then all of them at once; then each other fault of `tools.chaos.faults` strikes. After each an
-answer must come within 30 s; a later one is reported, and fails the run at its end. After every tenth kill
-and after each other fault, without traffic, all processes must run again, every job must have succeeded,
-every receipt be final exactly once, and all balances equal the chain's, or the run ends there. The report is
+Clients ask the base model and an adapter without a pause, and a fine-tuning job runs. N times a random
+process is killed with SIGKILL at a random moment, then all of them at once; then each other fault of
+`tools.chaos.faults` strikes. After each both models must answer within 30 s; later answers are reported, and
+fail the run at its end. After every tenth kill and after each other fault, without traffic, all processes
+must run again, every job must have succeeded, every receipt be final exactly once, the adapter's contributor
+and creator receive what they claim, and all balances equal the chain's, or the run ends there. The report is
 written after each fault: a run that is stopped keeps it. The exit code is 1 unless all promises were kept.
 """
 
@@ -58,7 +59,9 @@ def main() -> int:
     )
     parser.add_argument("--kills", type=int, default=100, help="processes that are killed (default: 100)")
     parser.add_argument("--seed", type=int, default=1, help="of the random choices (default: 1)")
-    parser.add_argument("--limit", type=float, default=30.0, help="seconds until an answer (default: 30)")
+    parser.add_argument(
+        "--limit", type=float, default=30.0, help="seconds until both models answer (default: 30)"
+    )
     parser.add_argument("--only", default="", help="only faults with this pattern in their name")
     parser.add_argument("--no-disk", action="store_true", help="without the full disk, which needs root")
     parser.add_argument("--json", action="store_true", help="print one JSON object per fault")

@@ -12,13 +12,17 @@ from sqlalchemy import text
 from backend.cli.operator.demo.reconciliation import funds, reconcile
 from backend.domain.errors import DomainError
 from backend.domain.ids import ChannelId, Hash32
+from backend.domain.money import UNIT, in_dollars
 from backend.installation.local_network import well_known_accounts
 from backend.installation.resources import utc_now
+from backend.services.accounts.claims import MIN_RELAYED_UNITS
 from tools.chaos.errors import ChaosError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from backend.cli.operator.demo.questions import Answer
+    from backend.cli.operator.demo.reconciliation import Reconciliation
     from backend.domain.figures import Figures
     from backend.domain.ids import Account
     from backend.installation.installation import Installation
@@ -64,20 +68,20 @@ def token_funds(market: ChaosMarket) -> dict[Account, int]:
 
 
 def seconds_until_served(
-    traffic: Traffic, key: str, limit: float, check: Callable[[], None], since: float | None = None
+    traffic: Traffic, key: str, limit: float, check: Callable[[], None], since: float
 ) -> float:
-    """Time until an answer comes, from now or `since`. Errors: `ChaosError` after `limit`, and those of
+    """Time from `since` until each model has answered. Errors: `ChaosError` after `limit`, and those of
     `check`, by which an answer can still come.
     """
-    began = since or time.monotonic()
-    while not traffic.ask(key):
-        check()
-        if time.monotonic() - began > limit:
-            raise ChaosError(f"no answer within {limit:g} s after the fault")
-        time.sleep(0.2)
-    taken = time.monotonic() - began
+    for model in traffic.models:
+        while not traffic.ask(key, model):
+            check()
+            if time.monotonic() - since > limit:
+                raise ChaosError(f"no answer of {model} within {limit:g} s after the fault")
+            time.sleep(0.2)
+    taken = time.monotonic() - since
     if taken > limit:
-        raise ChaosError(f"the first answer came {taken:.1f} s after the fault, later than {limit:g} s")
+        raise ChaosError(f"the first answers came {taken:.1f} s after the fault, later than {limit:g} s")
     return taken
 
 
@@ -119,12 +123,22 @@ def _pending(figures: Figures) -> dict[str, int]:
     }
 
 
-def check_money(market: ChaosMarket, traffic: Traffic, totals: Totals, before: dict[Account, int]) -> None:
-    """No receipt is lost or paid twice, and balances equal the chain's. Errors: `ChaosError`."""
+def check_money(
+    market: ChaosMarket,
+    bills: Sequence[Answer],
+    totals: Totals,
+    before: dict[Account, int],
+    earners: Sequence[Account],
+) -> int:
+    """No receipt is lost or paid twice, balances equal the chain's, and `earners`, who have claimed, are
+    paid. `bills`: of the answers. Returns what the earners have received, in micro-units.
+
+    Errors: `ChaosError`.
+    """
     with closing(market.installation()) as installation:
-        check_bills(totals.stored, traffic)
-        if totals.jobs != market.jobs.num_succeeded:
-            raise ChaosError(f"{market.jobs.num_succeeded} jobs succeeded, and {totals.jobs} were paid")
+        check_bills(totals.stored, [*bills, *market.jobs.bills])
+        if totals.jobs != len(market.jobs.bills):
+            raise ChaosError(f"{len(market.jobs.bills)} jobs succeeded, and {totals.jobs} were paid")
         collected = {
             channel: int(installation.chain.call("PaymentVault", "channelOf", channel)["collected"])
             for channel in market.channels
@@ -133,6 +147,21 @@ def check_money(market: ChaosMarket, traffic: Traffic, totals: Totals, before: d
         found = reconcile(installation, market.channels, before)
         if not found.is_balanced:
             raise ChaosError(f"the accounts do not balance: {found}")
+    check_earnings(found, earners)
+    return sum(found.received[each] for each in earners)
+
+
+def check_earnings(found: Reconciliation, earners: Sequence[Account]) -> None:
+    """Each earner has received what final receipts attribute to it, up to an amount that no claim is relayed
+    for. Errors: `ChaosError`.
+    """
+    for account in earners:
+        credited, received = found.credited.get(account, 0), found.received.get(account, 0)
+        if not 0 < received <= credited < received + MIN_RELAYED_UNITS * UNIT:
+            raise ChaosError(
+                f"final receipts attribute {in_dollars(credited)} to {account}, which claimed and received "
+                f"{in_dollars(received)}"
+            )
 
 
 def _stored_receipts(installation: Installation) -> list[StoredReceipt]:
@@ -164,15 +193,15 @@ def check_intervals(stored: Sequence[StoredReceipt], collected: Mapping[ChannelI
             )
 
 
-def check_bills(receipts: Sequence[StoredReceipt], traffic: Traffic) -> None:
+def check_bills(receipts: Sequence[StoredReceipt], bills: Sequence[Answer]) -> None:
     """Every answer that a client got whole has a receipt of its own with the charge of the bill.
 
     Errors: `ChaosError`.
     """
-    bills = {answer.receipt_id: answer.charge for answer in traffic.bills}
-    if len(bills) < len(traffic.bills):
+    charges = {answer.receipt_id: answer.charge for answer in bills}
+    if len(charges) < len(bills):
         raise ChaosError("two answers have one receipt")
     stored = {each.id: each.charge for each in receipts}
-    lost = [number for number, charge in bills.items() if stored.get(number) != charge]
+    lost = [number for number, charge in charges.items() if stored.get(number) != charge]
     if lost:
         raise ChaosError(f"{len(lost)} answers have lost their receipts, such as {lost[0]}")

@@ -7,7 +7,7 @@ import time
 from typing import TYPE_CHECKING
 
 from backend.domain.money import in_dollars
-from tools.chaos.checks import Totals, check_money, seconds_until_served, settle, token_funds
+from tools.chaos.checks import check_money, seconds_until_served, settle, token_funds
 from tools.chaos.faults import KILLED
 from tools.chaos.report import CpuWait, Round
 from tools.chaos.traffic import Traffic
@@ -31,46 +31,53 @@ class Game:
         self._market, self._limit, self._say = market, limit, say
         self._dice = random.Random(seed)  # noqa: S311 - repeatable by its seed
         self._before = token_funds(market)
-        self._traffic = Traffic(market.facts["api"], market.base_model, market.keys[1:])
+        models = [market.base_model, market.adapter]
+        self._traffic = Traffic(market.facts["api"], models, market.keys[1:])
 
     def play(self, fault: Fault, *, must_settle: bool) -> Round:
         """Errors: `ChaosError`."""
         market, traffic = self._market, self._traffic
-        answers, reasons = traffic.num_answers, traffic.reasons + market.jobs.refusals
+        answers, reasons = len(traffic.bills), traffic.reasons + market.jobs.refusals
         with traffic:
             if fault.with_job and not market.jobs.is_pending:
                 market.jobs.start()
             time.sleep(self._dice.uniform(0.5, MAX_CALM_SECONDS))
             usual = traffic.usual_seconds
-            over_since = fault.strike(market)
+            over_since = fault.strike(market) or time.monotonic()
             waiting = CpuWait()
             limit = GIVE_UP_LIMITS * self._limit
             seconds = seconds_until_served(traffic, market.keys[0], limit, market.check_up, over_since)
             waited_ppm = waiting.ppm()
             market.await_up()
-        totals = self._settle() if must_settle else None
+        settled = self._settle() if must_settle else ()
         return Round(
             fault.name,
             round(seconds, 1),
             None if usual is None else round(usual, 2),
             waited_ppm,
-            traffic.num_answers - answers,
+            len(traffic.bills) - answers,
             dict(traffic.reasons + market.jobs.refusals - reasons),
-            *(() if totals is None else (totals.receipts, totals.charged, totals.jobs)),
+            *settled,
         )
 
-    def _settle(self) -> Totals:
-        """What was earned, once all is final and right. Errors: `ChaosError`."""
+    def _settle(self) -> tuple[int, int, int, int]:
+        """Receipts, what they charge, jobs, and what the earners received, once all is final and right.
+
+        Errors: `ChaosError`.
+        """
         for name in KILLED:
             self._market.pid(name)  # each runs again
         if self._market.jobs.is_pending:
             self._say("waiting for the fine-tuning jobs")
-        self._traffic.bills += self._market.jobs.finish()
+        self._market.jobs.finish()
         self._say("waiting for every receipt to become final")
         totals = settle(self._market)
-        check_money(self._market, self._traffic, totals, self._before)
+        self._say("contributor and creator claim")
+        earners = self._market.claim()
+        received = check_money(self._market, self._traffic.bills, totals, self._before, earners)
         self._say(
             f"{totals.receipts} receipts are final, each once, for {in_dollars(totals.charged)}; "
-            f"{totals.jobs} jobs are paid; all balances equal the chain's"
+            f"{totals.jobs} jobs are paid; contributor and creator have received {in_dollars(received)}; "
+            f"all balances equal the chain's"
         )
-        return totals
+        return totals.receipts, totals.charged, totals.jobs, received

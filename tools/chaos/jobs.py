@@ -1,4 +1,4 @@
-"""Fine-tuning jobs on a small datanet of the market's own."""
+"""Fine-tuning jobs on a small datanet of the market's own, and an adapter from the first of them."""
 
 from __future__ import annotations
 
@@ -47,7 +47,8 @@ class Jobs:
         self._pending: list[str] = []
         self.refusals: Counter[str] = Counter()
         """Requests for jobs that failed, by what the client saw."""
-        self.num_succeeded = 0
+        self.bills: list[Answer] = []
+        """Of the jobs that have succeeded."""
         self._creator = client(CREATOR)
         self.account = self._creator.wallet.account
         self.channel = deposit(self._creator, DEPOSIT_UNITS)
@@ -67,6 +68,12 @@ class Jobs:
     @property
     def is_pending(self) -> bool:
         return bool(self._pending)
+
+    def publish(self, name: str) -> str:
+        """Train an adapter and register it; returns its model's name. Errors: `ChaosError`."""
+        self.start()
+        (job,) = self.finish()
+        return actions.register(self._creator, name, job).model
 
     def start(self) -> None:
         """Ask until a job is there, as a client does after a refusal. Errors: `ChaosError`."""
@@ -95,24 +102,24 @@ class Jobs:
             return 0
         return sum(each["kind"] == "state" and each["data"].get("step") == "train" for each in events)
 
-    def finish(self) -> list[Answer]:
-        """Wait until all jobs have succeeded; returns the bill of each. Errors: `ChaosError`."""
-        bills, deadline = [], time.monotonic() + JOB_SECONDS
+    def finish(self) -> list[dict[str, Any]]:
+        """Wait until all jobs have succeeded; returns them as the API shows them. Errors: `ChaosError`."""
+        jobs, deadline = [], time.monotonic() + JOB_SECONDS
         while self._pending:
             job = self._state(self._pending[0])
             if job.get("status") == "succeeded" and job["cid"]:
                 paid = job["payment"]
                 question = Question(job["model"], job["id"])
-                bills.append(Answer(question, "", paid["receipt_id"], AMOUNT.read(paid["charge"])))
+                self.bills.append(Answer(question, "", paid["receipt_id"], AMOUNT.read(paid["charge"])))
                 del self._pending[0]
-                self.num_succeeded += 1
+                jobs.append(job)
             elif job.get("status") in {"failed", "cancelled"}:
                 raise ChaosError(f"job {job['id']} {job['status']}: {job['error']}")
             elif time.monotonic() > deadline:
                 raise ChaosError(f"job {self._pending[0]} did not end within {JOB_SECONDS:g} s: {job}")
             else:
                 time.sleep(1)
-        return bills
+        return jobs
 
     def _state(self, job_id: str) -> dict[str, Any]:
         """The job as the API shows it; empty while it does not answer."""

@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -22,6 +23,8 @@ from redis import Redis
 
 from backend.chain.local_node import LocalNode
 from backend.chain.rpc import Rpc
+from backend.cli.actor import CONTRIBUTOR, CREATOR
+from backend.cli.operator.demo import actions
 from backend.client.api import ApiClient
 from backend.client.deployments import read_deployment
 from backend.client.keystore import LocalKey
@@ -38,10 +41,10 @@ from tools.chaos.proxy import Proxy
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from backend.domain.ids import ChannelId
+    from backend.domain.ids import Account, ChannelId
 
-PAYERS = (7, 8)
-"""Users of the local network."""
+PAYERS, EARNERS = (7, 8), (CONTRIBUTOR, CREATOR)
+"""Users of the local network: who ask, and who are paid for the adapter's answers."""
 DEPOSIT_UNITS = 50_000_000
 CONFIRMATIONS = 10
 """More than the deepest reorganisation: the indexer promises nothing beyond."""
@@ -116,6 +119,7 @@ class ChaosMarket:
         self.channels.append(self.jobs.channel)
         with self.client(PAYERS[0]) as client:
             self.base_model = wait_until(lambda: _base_model(client), "the base model to be listed", 120)
+        self.adapter = self.jobs.publish("chaos")
 
     def _mount(self) -> None:
         options = ["-t", "tmpfs", "-o", f"size={DISK_MIB}m,mode=755", "chaos", str(self.disk)]
@@ -241,6 +245,17 @@ class ChaosMarket:
         key = LocalKey(self.facts["accounts"][index]["private_key"])
         deployment = read_deployment(self.home / "deployment.json")
         return ApiClient(self.facts["api"], Wallet(key, deployment, lambda _: None, self.node.url)).sign_in()
+
+    def claim(self) -> list[Account]:
+        """Have the earners claim all that is worth a relayed transaction; returns who they are."""
+
+        def claim(index: int) -> Account:
+            with self.client(index) as client:
+                actions.claim(client)
+                return client.wallet.account
+
+        with ThreadPoolExecutor(len(EARNERS)) as pool:
+            return list(pool.map(claim, EARNERS))
 
     def installation(self) -> Installation:
         """A view of the operator past the proxies; the caller closes it."""

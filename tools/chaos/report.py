@@ -31,8 +31,8 @@ class Round:
     `usual_seconds`: median duration of an answer in this round before the fault; None without one.
     `waiting_ppm`: part of the time until the answer in which a process of this machine waited for a
     processor; None where the kernel does not say. `reasons`: failed requests by what their clients saw.
-    `receipts`, `charged` (micro-units), `jobs`: all so far, once settled; None where the money was counted
-    after a later fault.
+    `receipts`, `charged`, `jobs`, and `received` by contributor and creator: all so far, once settled; None
+    where the money was counted after a later fault. Amounts in micro-units.
     """
 
     fault: str
@@ -44,6 +44,7 @@ class Round:
     receipts: int | None = None
     charged: int | None = None
     jobs: int | None = None
+    received: int | None = None
 
     @property
     def failures(self) -> int:

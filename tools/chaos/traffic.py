@@ -1,4 +1,4 @@
-"""Clients that ask without a pause, and keep the bill of each answer."""
+"""Clients that ask each model in turn without a pause, and keep the bill of each answer."""
 
 from __future__ import annotations
 
@@ -44,10 +44,9 @@ class Traffic:
     """One thread for each of `keys`, while the context is open."""
 
     api_url: str
-    model: str
+    models: Sequence[str]
     keys: Sequence[str]
     bills: list[Answer] = field(default_factory=list)
-    num_answers: int = 0
     reasons: Counter[str] = field(default_factory=Counter)
     """Failed requests by `reason_of`."""
     durations: list[float] = field(default_factory=list)
@@ -57,9 +56,11 @@ class Traffic:
     _threads: list[threading.Thread] = field(default_factory=list)
     _numbers: itertools.count[int] = field(default_factory=itertools.count)
 
-    def ask(self, key: str) -> bool:
-        """One answer. Whether it came, with its bill; any failure that a client may see counts as none."""
-        question = Question(self.model, f"Count to five. ({next(self._numbers)})", MAX_TOKENS)
+    def ask(self, key: str, model: str) -> bool:
+        """Whether an answer of `model` came, with its bill. Any failure that a client may see counts as
+        none.
+        """
+        question = Question(model, f"Count to five. ({next(self._numbers)})", MAX_TOKENS)
         began = time.monotonic()
         try:
             (answer,) = ask_all(self.api_url, key, [question])
@@ -70,7 +71,6 @@ class Traffic:
         with self._counting:
             self.bills.append(answer)
             self.durations.append(time.monotonic() - began)
-            self.num_answers += 1
         return True
 
     @property
@@ -92,6 +92,8 @@ class Traffic:
             thread.join()
 
     def _run(self, key: str) -> None:
-        while not self._stop.is_set():
-            if not self.ask(key):
+        for model in itertools.cycle(self.models):
+            if self._stop.is_set():
+                return
+            if not self.ask(key, model):
                 time.sleep(PAUSE_SECONDS)

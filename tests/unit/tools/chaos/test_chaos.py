@@ -14,11 +14,20 @@ import pytest
 from openai import APIConnectionError, APIError, InternalServerError
 
 from backend.cli.operator.demo.questions import Answer, Question
+from backend.cli.operator.demo.reconciliation import Reconciliation
 from backend.client.errors import ApiError
 from backend.domain.errors import Conflict
-from backend.domain.ids import ChannelId, Hash32
+from backend.domain.ids import Account, ChannelId, Hash32
+from backend.domain.money import UNIT
+from backend.services.accounts.claims import MIN_RELAYED_UNITS
 from tools.chaos.__main__ import KILLS_PER_SETTLEMENT, faults
-from tools.chaos.checks import StoredReceipt, check_bills, check_intervals, seconds_until_served
+from tools.chaos.checks import (
+    StoredReceipt,
+    check_bills,
+    check_earnings,
+    check_intervals,
+    seconds_until_served,
+)
 from tools.chaos.clock import WallClock
 from tools.chaos.errors import ChaosError
 from tools.chaos.faults import KILLED
@@ -188,29 +197,66 @@ def test_receipts_are_paid_once_if_they_follow_each_other_up_to_what_the_chain_c
 
 
 def test_each_whole_answer_has_a_receipt_of_its_own() -> None:
-    def traffic(*bills: tuple[str, int]) -> Traffic:
-        answers = [Answer(Question("base", "?"), "!", number, charge) for number, charge in bills]
-        return Traffic("http://127.0.0.1:1", "base", [], bills=answers)
+    def bills(*pairs: tuple[str, int]) -> list[Answer]:
+        return [Answer(Question("base", "?"), "!", number, charge) for number, charge in pairs]
 
     stored = [receipt(5, 5, number="r1"), receipt(9, 4, number="r2")]
-    check_bills(stored, traffic(("r1", 5)))
+    check_bills(stored, bills(("r1", 5)))
     with pytest.raises(ChaosError, match="two answers have one receipt"):
-        check_bills(stored, traffic(("r1", 5), ("r1", 5)))
+        check_bills(stored, bills(("r1", 5), ("r1", 5)))
     for lost in (("r3", 5), ("r2", 5)):
         with pytest.raises(ChaosError, match="1 answers have lost their receipts, such as r"):
-            check_bills(stored, traffic(("r1", 5), lost))
+            check_bills(stored, bills(("r1", 5), lost))
 
 
-def test_an_answer_is_awaited_as_long_as_one_can_come(monkeypatch: pytest.MonkeyPatch) -> None:
-    came = [False, False, True]
-    traffic = Traffic("http://127.0.0.1:1", "base", [])
-    monkeypatch.setattr(Traffic, "ask", lambda _self, _key: came.pop(0))
-    assert seconds_until_served(traffic, "key", 600, lambda: None) < 600
-    assert not came
+def test_who_earned_receives_it_but_for_what_is_not_worth_a_transaction() -> None:
+    earner = Account("0xe")
+
+    def found(credited: int, received: int) -> Reconciliation:
+        return Reconciliation(0, 0, 0, {earner: credited}, {}, {earner: received}, is_proven=True)
+
+    least = MIN_RELAYED_UNITS * UNIT
+    for credited, received in ((least, least), (2 * least - 1, least)):
+        check_earnings(found(credited, received), [earner])
+    for credited, received in ((0, 0), (least - 1, 0), (2 * least, least), (least - 1, least)):
+        with pytest.raises(ChaosError, match="to 0xe, which claimed and received"):
+            check_earnings(found(credited, received), [earner])
+    with pytest.raises(ChaosError, match="to 0xf, which claimed and received"):
+        check_earnings(found(least, least), [earner, Account("0xf")])
+
+
+def test_half_of_the_requests_are_for_the_adapter(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = list[str]()
+    traffic = Traffic("http://127.0.0.1:1", ["base", "adapter"], ["key"])
+
+    def ask(_self: Traffic, _key: str, model: str) -> bool:
+        asked.append(model)
+        return True
+
+    monkeypatch.setattr(Traffic, "ask", ask)
+    with traffic:
+        while len(asked) < 4:
+            time.sleep(0.001)
+    assert asked[:4] == ["base", "adapter"] * 2
+
+
+def test_an_answer_of_each_model_is_awaited_as_long_as_one_can_come(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked, came = list[str](), [False, True, False, False, True]
+
+    def ask(_self: Traffic, _key: str, model: str) -> bool:
+        asked.append(model)
+        return came.pop(0)
+
+    traffic = Traffic("http://127.0.0.1:1", ["base", "adapter"], [])
+    monkeypatch.setattr(Traffic, "ask", ask)
+    assert seconds_until_served(traffic, "key", 600, lambda: None, time.monotonic()) < 600
+    assert asked == ["base"] * 2 + ["adapter"] * 3
 
     def ended() -> None:
         raise ChaosError("`loraledger up` has ended")
 
-    came = [False]
+    came = [True, False]
     with pytest.raises(ChaosError, match="has ended"):
-        seconds_until_served(traffic, "key", 600, ended)
+        seconds_until_served(traffic, "key", 600, ended, time.monotonic())
