@@ -3,8 +3,9 @@
 Clients ask the base model and an adapter without a pause, and a fine-tuning job runs. N times a random
 process is killed with SIGKILL at a random moment, then all of them at once; then each other fault of
 `tools.chaos.faults` strikes. After each both models must answer within 30 s; later answers are reported, and
-fail the run at its end. After every tenth kill and after each other fault, without traffic, all processes
-must run again, every job must have succeeded, every receipt be final exactly once, the adapter's contributor
+fail the run at its end. No failed request may be charged, except where the API or its database ended before
+the bill was delivered. After every tenth kill and after each other fault, without traffic, all processes must
+run again, every job must have succeeded, every receipt be final exactly once, the adapter's contributor
 and creator receive what they claim, and all balances equal the chain's, or the run ends there. The report is
 written after each fault: a run that is stopped keeps it. The exit code is 1 unless all promises were kept.
 """

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from backend.domain.figures import Figures
     from backend.domain.ids import Account
     from backend.installation.installation import Installation
+    from tools.chaos.faults import Fault
     from tools.chaos.market import ChaosMarket
     from tools.chaos.traffic import Traffic
 
@@ -191,6 +192,25 @@ def check_intervals(stored: Sequence[StoredReceipt], collected: Mapping[ChannelI
             raise ChaosError(
                 f"receipts of channel {channel} charge {end} micro-units, and the chain collected {paid}"
             )
+
+
+def charged_failures(market: ChaosMarket, bills: Sequence[Answer]) -> int:
+    """Receipts of answers, those of training left out, for which no client got a bill."""
+    query = text("SELECT count(*) FROM receipts WHERE payer <> :creator")
+    with closing(market.installation()) as installation, installation.database.engine.connect() as connection:
+        return int(connection.execute(query, {"creator": market.jobs.account}).scalar_one()) - len(bills)
+
+
+def check_charged_failures(fault: Fault, charged: int, failed: int) -> None:
+    """Of `failed` requests the API charged only those whose bills it could not deliver: clients ask nothing
+    twice, so a receipt more is of an answer that was charged twice. Errors: `ChaosError`.
+    """
+    most = failed if fault.loses_bills else 0
+    if charged > most:
+        raise ChaosError(
+            f"{charged} receipts are of no answer that a client got, and of {failed} failed requests at most "
+            f"{most} may be charged"
+        )
 
 
 def check_bills(receipts: Sequence[StoredReceipt], bills: Sequence[Answer]) -> None:

@@ -39,16 +39,18 @@ _TRAINING = "the worker to start to train"
 @dataclass(frozen=True, slots=True)
 class Fault:
     """`strike` returns once the fault is over; a number is the time (`time.monotonic`) since which it was.
-    `with_job`: a fine-tuning job runs during the fault.
+    `with_job`: a fine-tuning job runs during the fault. `loses_bills`: an answer may be charged and its bill
+    not reach the client, because the API ends, or the database while it commits.
     """
 
     name: str
     strike: Callable[[ChaosMarket], float | None]
     with_job: bool = False
+    loses_bills: bool = False
 
 
 def kill(name: str, *, with_job: bool = False) -> Fault:
-    return Fault(f"kill -9 {name}", lambda market: market.kill(name), with_job)
+    return Fault(f"kill -9 {name}", lambda market: market.kill(name), with_job, loses_bills=name == "serve")
 
 
 def kill_up(market: ChaosMarket) -> float:
@@ -160,11 +162,11 @@ def emptied_broker(market: ChaosMarket) -> None:
     market.broker.flushall()
 
 
-KILL_UP = Fault("kill -9 of all processes", kill_up, with_job=True)
-DISK_FULL = Fault("disk full", disk_full)
+KILL_UP = Fault("kill -9 of all processes", kill_up, with_job=True, loses_bills=True)
+DISK_FULL = Fault("disk full", disk_full, loses_bills=True)
 OTHERS = (
     Fault("chain gone", chain_gone),
-    Fault("database gone", database_gone),
+    Fault("database gone", database_gone, loses_bills=True),
     Fault(f"reorganisation {REORG_BLOCKS} deep", reorganisation),
     Fault("hung engine", hung_engine),
     Fault("slow IPFS", slow_ipfs),

@@ -7,7 +7,14 @@ import time
 from typing import TYPE_CHECKING
 
 from backend.domain.money import in_dollars
-from tools.chaos.checks import check_money, seconds_until_served, settle, token_funds
+from tools.chaos.checks import (
+    charged_failures,
+    check_charged_failures,
+    check_money,
+    seconds_until_served,
+    settle,
+    token_funds,
+)
 from tools.chaos.faults import KILLED
 from tools.chaos.report import CpuWait, Round
 from tools.chaos.traffic import Traffic
@@ -33,11 +40,13 @@ class Game:
         self._before = token_funds(market)
         models = [market.base_model, market.adapter]
         self._traffic = Traffic(market.facts["api"], models, market.keys[1:])
+        self._num_charged_failures = 0
 
     def play(self, fault: Fault, *, must_settle: bool) -> Round:
         """Errors: `ChaosError`."""
         market, traffic = self._market, self._traffic
-        answers, reasons = len(traffic.bills), traffic.reasons + market.jobs.refusals
+        answers, failed = len(traffic.bills), traffic.reasons.total()
+        reasons = traffic.reasons + market.jobs.refusals
         with traffic:
             if fault.with_job and not market.jobs.is_pending:
                 market.jobs.start()
@@ -50,6 +59,9 @@ class Game:
             waited_ppm = waiting.ppm()
             market.await_up()
         settled = self._settle() if must_settle else ()
+        charged = charged_failures(market, traffic.bills) - self._num_charged_failures
+        check_charged_failures(fault, charged, traffic.reasons.total() - failed)
+        self._num_charged_failures += charged
         return Round(
             fault.name,
             round(seconds, 1),
@@ -57,6 +69,7 @@ class Game:
             waited_ppm,
             len(traffic.bills) - answers,
             dict(traffic.reasons + market.jobs.refusals - reasons),
+            charged,
             *settled,
         )
 

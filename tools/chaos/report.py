@@ -31,6 +31,7 @@ class Round:
     `usual_seconds`: median duration of an answer in this round before the fault; None without one.
     `waiting_ppm`: part of the time until the answer in which a process of this machine waited for a
     processor; None where the kernel does not say. `reasons`: failed requests by what their clients saw.
+    `charged_failures`: those of them that were charged all the same.
     `receipts`, `charged`, `jobs`, and `received` by contributor and creator: all so far, once settled; None
     where the money was counted after a later fault. Amounts in micro-units.
     """
@@ -41,6 +42,7 @@ class Round:
     waiting_ppm: int | None
     answers: int
     reasons: Mapping[str, int]
+    charged_failures: int
     receipts: int | None = None
     charged: int | None = None
     jobs: int | None = None
@@ -122,10 +124,13 @@ def table(rounds: Sequence[Round]) -> str:
     for fault in dict.fromkeys(each.fault for each in rounds):
         same = [each for each in rounds if each.fault == fault]
         seconds = [each.back_after_seconds for each in same]
-        answers, failures = sum(each.answers for each in same), sum(each.failures for each in same)
         times = [f"{median(seconds):.1f}", f"{max(seconds):.1f}"]
-        rows.append([fault, str(len(same)), *times, str(answers), str(failures)])
-    head = ["fault", "times", "back after, median (s)", "longest (s)", "answers", "failed requests"]
+        counts = [(each.answers, each.failures, each.charged_failures) for each in same]
+        rows.append(
+            [fault, str(len(same)), *times, *(str(sum(column)) for column in zip(*counts, strict=True))]
+        )
+    head = ["fault", "times", "back after, median (s)", "longest (s)"]
+    head += ["answers", "failed requests", "of these charged"]
     lines = markdown.table(head, rows)
     reasons: Counter[str] = Counter()
     for each in rounds:

@@ -7,11 +7,13 @@ import subprocess
 import sys
 import threading
 import time
-from typing import TYPE_CHECKING
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
 from openai import APIConnectionError, APIError, InternalServerError
+from sqlalchemy import create_engine, text
 
 from backend.cli.operator.demo.questions import Answer, Question
 from backend.cli.operator.demo.reconciliation import Reconciliation
@@ -23,14 +25,16 @@ from backend.services.accounts.claims import MIN_RELAYED_UNITS
 from tools.chaos.__main__ import KILLS_PER_SETTLEMENT, faults
 from tools.chaos.checks import (
     StoredReceipt,
+    charged_failures,
     check_bills,
+    check_charged_failures,
     check_earnings,
     check_intervals,
     seconds_until_served,
 )
 from tools.chaos.clock import WallClock
 from tools.chaos.errors import ChaosError
-from tools.chaos.faults import KILLED
+from tools.chaos.faults import KILLED, kill
 from tools.chaos.proxy import Proxy
 from tools.chaos.report import NOT_ENDED, Report, Round, table
 from tools.chaos.traffic import Traffic, reason_of
@@ -134,7 +138,7 @@ def test_the_wall_clock_of_a_running_program_moves_and_no_other_clock(tmp_path: 
 
 
 def a_round(fault: str, seconds: float, **reasons: int) -> Round:
-    return Round(fault, seconds, 0.5, 250_000, 3, reasons)
+    return Round(fault, seconds, 0.5, 250_000, 3, reasons, charged_failures=1)
 
 
 def test_the_table_sums_up_each_fault_and_why_requests_failed() -> None:
@@ -143,12 +147,12 @@ def test_the_table_sums_up_each_fault_and_why_requests_failed() -> None:
         a_round("disk full", 4.5, refused=1, broken=5),
     ]
     assert table(rounds).splitlines()[2:] == [
-        "| kill -9 send | 3 | 2.0 | 9.0 | 9 | 3 |",
-        "| disk full | 1 | 4.5 | 4.5 | 3 | 6 |",
+        "| kill -9 send | 3 | 2.0 | 9.0 | 9 | 3 | 3 |",
+        "| disk full | 1 | 4.5 | 4.5 | 3 | 6 | 1 |",
         "",
         "Requests failed with: 5 broken, 4 refused.",
     ]
-    assert table([a_round("disk full", 4.5)]).splitlines()[-1] == "| disk full | 1 | 4.5 | 4.5 | 3 | 0 |"
+    assert table([a_round("disk full", 4.5)]).splitlines()[-1] == "| disk full | 1 | 4.5 | 4.5 | 3 | 0 | 1 |"
 
 
 def test_a_run_that_is_stopped_keeps_what_it_found(tmp_path: Path) -> None:
@@ -207,6 +211,28 @@ def test_each_whole_answer_has_a_receipt_of_its_own() -> None:
     for lost in (("r3", 5), ("r2", 5)):
         with pytest.raises(ChaosError, match="1 answers have lost their receipts, such as r"):
             check_bills(stored, bills(("r1", 5), lost))
+
+
+def test_receipts_without_a_bill_are_counted_those_of_training_left_out() -> None:
+    engine = create_engine("sqlite://")
+    with engine.begin() as connection:
+        connection.execute(text("CREATE TABLE receipts (payer)"))
+        connection.execute(text("INSERT INTO receipts VALUES ('payer'), ('creator'), ('payer')"))
+    database = SimpleNamespace(engine=engine)
+    market: Any = SimpleNamespace(
+        jobs=SimpleNamespace(account="creator"),
+        installation=lambda: SimpleNamespace(database=database, close=engine.dispose),
+    )
+    assert charged_failures(market, [Answer(Question("base", "?"), "!", "r1", 5)]) == 1
+
+
+def test_a_failed_request_is_charged_only_where_its_bill_can_be_lost() -> None:
+    for name in ("serve", "engine"):
+        check_charged_failures(kill(name), charged=0, failed=2)
+    check_charged_failures(kill("serve"), charged=2, failed=2)
+    for fault, charged in ((kill("serve"), 3), (kill("engine"), 1)):
+        with pytest.raises(ChaosError, match=f"{charged} receipts are of no answer that a client got"):
+            check_charged_failures(fault, charged, failed=2)
 
 
 def test_who_earned_receives_it_but_for_what_is_not_worth_a_transaction() -> None:
