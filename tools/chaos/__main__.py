@@ -121,8 +121,10 @@ def run(chosen: list[tuple[Fault, bool]], options: argparse.Namespace, report: R
 
 def describe(found: Round) -> str:
     reasons = ", ".join(f"{count} {reason}" for reason, count in found.reasons.items())
+    ready = found.ready_after_seconds
     return (
-        f"{found.fault:26} back after {found.back_after_seconds:5.1f} s  {found.answers:4} answers  "
+        f"{found.fault:26} back after {found.back_after_seconds:5.1f} s  "
+        f"{'' if ready is None else f'ready after {ready:5.1f} s  '}{found.answers:4} answers  "
         f"{found.failures:4} failed{f' ({reasons})' if reasons else ''}"
     )
 

@@ -86,6 +86,19 @@ def seconds_until_served(
     return taken
 
 
+def seconds_until_ready(market: ChaosMarket, killed: Mapping[str, int], limit: float, since: float) -> float:
+    """Time from `since` until all of these processes, ids by name, have successors that are ready.
+
+    Errors: `ChaosError` after `limit`.
+    """
+    for name, pid in killed.items():
+        while not market.has_ready_successor(name, pid):
+            if time.monotonic() - since > limit:
+                raise ChaosError(f"{name} is not ready {limit:g} s after it was killed")
+            time.sleep(0.1)
+    return time.monotonic() - since
+
+
 def settle(market: ChaosMarket) -> Totals:
     """Wait, without traffic, until every receipt is in a final batch. Reservations of answers that a killed
     API was making may still be there: they expire. Errors: `ChaosError`.

@@ -16,7 +16,7 @@ from tools.chaos.market import STALL_SECONDS, children
 from workers.app import QUEUES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from tools.chaos.market import ChaosMarket
@@ -39,18 +39,22 @@ _TRAINING = "the worker to start to train"
 @dataclass(frozen=True, slots=True)
 class Fault:
     """`strike` returns once the fault is over; a number is the time (`time.monotonic`) since which it was.
-    `with_job`: a fine-tuning job runs during the fault. `loses_bills`: an answer may be charged and its bill
-    not reach the client, because the API ends, or the database while it commits.
+    `kills`: names of the processes that it ends at once. `with_job`: a fine-tuning job runs during the fault.
+    `loses_bills`: an answer may be charged and its bill not reach the client, because the API ends, or the
+    database while it commits.
     """
 
     name: str
     strike: Callable[[ChaosMarket], float | None]
+    kills: Sequence[str] = ()
     with_job: bool = False
     loses_bills: bool = False
 
 
 def kill(name: str, *, with_job: bool = False) -> Fault:
-    return Fault(f"kill -9 {name}", lambda market: market.kill(name), with_job, loses_bills=name == "serve")
+    return Fault(
+        f"kill -9 {name}", lambda market: market.kill(name), [name], with_job, loses_bills=name == "serve"
+    )
 
 
 def kill_up(market: ChaosMarket) -> float:
@@ -162,7 +166,7 @@ def emptied_broker(market: ChaosMarket) -> None:
     market.broker.flushall()
 
 
-KILL_UP = Fault("kill -9 of all processes", kill_up, with_job=True, loses_bills=True)
+KILL_UP = Fault("kill -9 of all processes", kill_up, KILLED, with_job=True, loses_bills=True)
 DISK_FULL = Fault("disk full", disk_full, loses_bills=True)
 OTHERS = (
     Fault("chain gone", chain_gone),

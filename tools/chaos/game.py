@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from backend.domain.money import in_dollars
@@ -11,6 +12,7 @@ from tools.chaos.checks import (
     charged_failures,
     check_charged_failures,
     check_money,
+    seconds_until_ready,
     seconds_until_served,
     settle,
     token_funds,
@@ -52,11 +54,14 @@ class Game:
                 market.jobs.start()
             time.sleep(self._dice.uniform(0.5, MAX_CALM_SECONDS))
             usual = traffic.usual_seconds
+            killed = {name: market.pid(name) for name in fault.kills}
             over_since = fault.strike(market) or time.monotonic()
             waiting = CpuWait()
             limit = GIVE_UP_LIMITS * self._limit
-            seconds = seconds_until_served(traffic, market.keys[0], limit, market.check_up, over_since)
-            waited_ppm = waiting.ppm()
+            with ThreadPoolExecutor(1) as pool:
+                ready = pool.submit(seconds_until_ready, market, killed, limit, over_since)
+                seconds = seconds_until_served(traffic, market.keys[0], limit, market.check_up, over_since)
+                waited_ppm = waiting.ppm()
             market.await_up()
         settled = self._settle() if must_settle else ()
         charged = charged_failures(market, traffic.bills) - self._num_charged_failures
@@ -65,6 +70,7 @@ class Game:
         return Round(
             fault.name,
             round(seconds, 1),
+            round(ready.result(), 1) if killed else None,
             None if usual is None else round(usual, 2),
             waited_ppm,
             len(traffic.bills) - answers,

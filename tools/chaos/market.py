@@ -13,7 +13,7 @@ import tempfile
 import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urlsplit
@@ -39,7 +39,7 @@ from tools.chaos.jobs import Jobs
 from tools.chaos.proxy import Proxy
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Collection, Iterator
 
     from backend.domain.ids import Account, ChannelId
 
@@ -54,6 +54,8 @@ KEPT_LOGS = Path("build", "chaos", "logs")
 """Of the last market."""
 MAIN = (sys.executable, "-m", "backend.cli.main")
 _STOP_SECONDS = 120
+_LISTENS = 1 << 16
+"""Flag of listening Unix sockets (`__SO_ACCEPTCON` of Linux)."""
 
 
 class ChaosMarket:
@@ -232,14 +234,22 @@ class ChaosMarket:
                 found[argv[argv.index("backend.cli.main") + 1]] = pid
         return found
 
-    def kill(self, name: str) -> None:
-        """SIGKILL to a process. Errors: `Unavailable` if it does not run within a minute."""
+    def kill(self, name: str) -> float:
+        """SIGKILL to a process; returns when, by `time.monotonic`. Errors: `Unavailable` if it does not run
+        within a minute.
+        """
         os.kill(self.pid(name), signal.SIGKILL)
+        return time.monotonic()
 
     def pid(self, name: str) -> int:
         """Waits up to a minute for the process to run. Errors: `Unavailable`."""
         what = f"{name} to run; see {self.home / 'logs' / name}.log"
         return wait_until(lambda: self.processes().get(name), what, 60)
+
+    def has_ready_successor(self, name: str, pid: int) -> bool:
+        """Whether another process than `pid` runs by this name and is ready."""
+        successor = self.processes().get(name, pid)
+        return successor != pid and is_ready(successor, {self.chain_proxy.port, self.database_proxy.port})
 
     def client(self, index: int) -> ApiClient:
         key = LocalKey(self.facts["accounts"][index]["private_key"])
@@ -290,6 +300,23 @@ def children(pid: int) -> list[int]:
         return [int(child) for task in tasks for child in (task / "children").read_text().split()]
     except OSError:
         return []
+
+
+def is_ready(pid: int, ports: Collection[int]) -> bool:
+    """Whether a process is connected to one of these TCP ports, as all but engines are to chain or database
+    once they are set up, or listens at a Unix socket, as an engine does once it has its model.
+    """
+    connected = {row[9] for row in _sockets("tcp") if int(row[2].partition(":")[2], 16) in ports}
+    listening = {row[6] for row in _sockets("unix") if int(row[3], 16) & _LISTENS}
+    with suppress(OSError):  # the process has ended
+        open_files = {str(file.readlink()) for file in Path(f"/proc/{pid}/fd").iterdir()}
+        return not open_files.isdisjoint(f"socket:[{inode}]" for inode in connected | listening)
+    return False
+
+
+def _sockets(kind: str) -> list[list[str]]:
+    """Columns of /proc/net/`kind`, see proc(5)."""
+    return [line.split() for line in Path("/proc/net", kind).read_text().splitlines()[1:]]
 
 
 def _server_at(url: str) -> Callable[[], socket.socket]:

@@ -28,6 +28,8 @@ NOT_ENDED = "the run did not reach its end"
 class Round:
     """A fault and what followed.
 
+    `back_after_seconds`: until both models have answered. `ready_after_seconds`: until the killed processes
+    have successors that are connected to chain or database, or for engines listen; None for other faults.
     `usual_seconds`: median duration of an answer in this round before the fault; None without one.
     `waiting_ppm`: part of the time until the answer in which a process of this machine waited for a
     processor; None where the kernel does not say. `reasons`: failed requests by what their clients saw.
@@ -38,6 +40,7 @@ class Round:
 
     fault: str
     back_after_seconds: float
+    ready_after_seconds: float | None
     usual_seconds: float | None
     waiting_ppm: int | None
     answers: int
@@ -119,17 +122,19 @@ def _cpu_wait_seconds() -> float | None:
 
 
 def table(rounds: Sequence[Round]) -> str:
-    """Markdown: one line for each fault, with the seconds until an answer, then why requests failed."""
+    """Markdown: one line for each fault with its seconds and requests, then why requests failed."""
     rows = []
     for fault in dict.fromkeys(each.fault for each in rounds):
         same = [each for each in rounds if each.fault == fault]
-        seconds = [each.back_after_seconds for each in same]
-        times = [f"{median(seconds):.1f}", f"{max(seconds):.1f}"]
-        counts = [(each.answers, each.failures, each.charged_failures) for each in same]
-        rows.append(
-            [fault, str(len(same)), *times, *(str(sum(column)) for column in zip(*counts, strict=True))]
-        )
-    head = ["fault", "times", "back after, median (s)", "longest (s)"]
+        usual, _ = _median_and_longest([each.usual_seconds for each in same])
+        back = _median_and_longest([each.back_after_seconds for each in same])
+        ready = _median_and_longest([each.ready_after_seconds for each in same])
+        counts = zip(*((1, each.answers, each.failures, each.charged_failures) for each in same), strict=True)
+        times, *requests = (str(sum(column)) for column in counts)
+        rows.append([fault, times, usual, *back, *ready, *requests])
+    head = ["fault", "times", "usual answer (s)"]
+    head += ["both models answer after, median (s)", "longest (s)"]
+    head += ["process ready after, median (s)", "longest (s)"]
     head += ["answers", "failed requests", "of these charged"]
     lines = markdown.table(head, rows)
     reasons: Counter[str] = Counter()
@@ -139,3 +144,8 @@ def table(rounds: Sequence[Round]) -> str:
         counted = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
         lines += ["", f"Requests failed with: {counted}."]
     return "\n".join(lines)
+
+
+def _median_and_longest(seconds: Sequence[float | None]) -> list[str]:
+    known = [each for each in seconds if each is not None]
+    return [f"{median(known):.1f}", f"{max(known):.1f}"] if known else ["", ""]

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -22,19 +23,23 @@ from backend.domain.errors import Conflict
 from backend.domain.ids import Account, ChannelId, Hash32
 from backend.domain.money import UNIT
 from backend.services.accounts.claims import MIN_RELAYED_UNITS
+from tools.chaos import game
 from tools.chaos.__main__ import KILLS_PER_SETTLEMENT, faults
 from tools.chaos.checks import (
     StoredReceipt,
+    Totals,
     charged_failures,
     check_bills,
     check_charged_failures,
     check_earnings,
     check_intervals,
+    seconds_until_ready,
     seconds_until_served,
 )
 from tools.chaos.clock import WallClock
 from tools.chaos.errors import ChaosError
-from tools.chaos.faults import KILLED, kill
+from tools.chaos.faults import KILLED, Fault, kill
+from tools.chaos.market import is_ready
 from tools.chaos.proxy import Proxy
 from tools.chaos.report import NOT_ENDED, Report, Round, table
 from tools.chaos.traffic import Traffic, reason_of
@@ -137,22 +142,22 @@ def test_the_wall_clock_of_a_running_program_moves_and_no_other_clock(tmp_path: 
             assert monotonic == pytest.approx(time.monotonic(), abs=60)
 
 
-def a_round(fault: str, seconds: float, **reasons: int) -> Round:
-    return Round(fault, seconds, 0.5, 250_000, 3, reasons, charged_failures=1)
+def a_round(fault: str, seconds: float, replaced: float | None = None, **reasons: int) -> Round:
+    return Round(fault, seconds, replaced, 0.5, 250_000, 3, reasons, charged_failures=1)
 
 
 def test_the_table_sums_up_each_fault_and_why_requests_failed() -> None:
     rounds = [
-        *(a_round("kill -9 send", seconds, refused=1) for seconds in (1.0, 9.0, 2.0)),
+        *(a_round("kill -9 send", seconds, seconds + 1, refused=1) for seconds in (1.0, 9.0, 2.0)),
         a_round("disk full", 4.5, refused=1, broken=5),
     ]
     assert table(rounds).splitlines()[2:] == [
-        "| kill -9 send | 3 | 2.0 | 9.0 | 9 | 3 | 3 |",
-        "| disk full | 1 | 4.5 | 4.5 | 3 | 6 | 1 |",
+        "| kill -9 send | 3 | 0.5 | 2.0 | 9.0 | 3.0 | 10.0 | 9 | 3 | 3 |",
+        "| disk full | 1 | 0.5 | 4.5 | 4.5 |  |  | 3 | 6 | 1 |",
         "",
         "Requests failed with: 5 broken, 4 refused.",
     ]
-    assert table([a_round("disk full", 4.5)]).splitlines()[-1] == "| disk full | 1 | 4.5 | 4.5 | 3 | 0 | 1 |"
+    assert table([a_round("disk full", 4.5)]).splitlines()[-1].endswith("| 3 | 0 | 1 |")
 
 
 def test_a_run_that_is_stopped_keeps_what_it_found(tmp_path: Path) -> None:
@@ -211,6 +216,79 @@ def test_each_whole_answer_has_a_receipt_of_its_own() -> None:
     for lost in (("r3", 5), ("r2", 5)):
         with pytest.raises(ChaosError, match="1 answers have lost their receipts, such as r"):
             check_bills(stored, bills(("r1", 5), lost))
+
+
+def test_a_process_is_ready_once_it_is_connected_or_listens(tmp_path: Path) -> None:
+    def ready(held: socket.socket, *ports: int) -> bool:
+        with subprocess.Popen(["sleep", "60"], pass_fds=[held.fileno()]) as process:
+            try:
+                return is_ready(process.pid, ports)
+            finally:
+                process.kill()
+
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.socket(socket.AF_UNIX) as engine:
+        port = server.getsockname()[1]
+        assert not ready(server, port), "listens, and is connected to nothing"
+        with socket.create_connection(("127.0.0.1", port)) as client:
+            assert ready(client, port)
+            assert not ready(client)
+        engine.bind(str(tmp_path / "engine.sock"))
+        assert not ready(engine)
+        engine.listen()
+        assert ready(engine)
+    assert not is_ready(0, [port]), "has ended"
+
+
+def test_a_killed_process_is_back_once_its_successor_is_ready(tmp_path: Path) -> None:
+    states = {"send": [False, True], "watch": [False, False, True]}
+    market: Any = SimpleNamespace(has_ready_successor=lambda name, _pid: states[name].pop(0))
+    since = time.monotonic()
+    assert seconds_until_ready(market, {"send": 1, "watch": 2}, 600, since) < 600
+    assert states == {"send": [], "watch": []}
+    states["watch"] = [False]
+    with pytest.raises(ChaosError, match="watch is not ready 0 s after it was killed"):
+        seconds_until_ready(market, {"watch": 3}, 0, since)
+
+
+def test_a_round_has_what_was_received_and_charged_and_when_the_process_was_ready(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    counted = [0, 2]
+    answer = Answer(Question("base", "?"), "!", "r1", 5)
+
+    def ask(traffic: Traffic, _key: str, _model: str) -> bool:
+        time.sleep(0.01)
+        traffic.bills.append(answer)
+        return True
+
+    monkeypatch.setattr(Traffic, "ask", ask)
+    monkeypatch.setattr(game, "MAX_CALM_SECONDS", 0.5)
+    monkeypatch.setattr(game, "token_funds", lambda _market: {})
+    monkeypatch.setattr(game, "charged_failures", lambda _market, _bills: counted.pop(0))
+    monkeypatch.setattr(game, "settle", lambda _market: Totals([receipt(5, 5)], jobs=0))
+    monkeypatch.setattr(game, "check_money", lambda *given: 7 * len(given[-1]))
+    jobs = SimpleNamespace(refusals=Counter(), is_pending=False, finish=list)
+    market: Any = SimpleNamespace(
+        facts={"api": "http://127.0.0.1:1"},
+        base_model="base",
+        adapter="adapter",
+        keys=["key"] * 2,
+        jobs=jobs,
+        pid=lambda _name: 1,
+        kill=lambda _name: time.monotonic(),
+        has_ready_successor=lambda _name, _pid: True,
+        check_up=lambda: None,
+        await_up=lambda: None,
+        claim=lambda: ["contributor"],
+    )
+    played = game.Game(market, seed=1, limit=30, say=lambda _text: None)
+    found = played.play(kill("engine"), must_settle=True)
+    assert (found.receipts, found.charged, found.jobs, found.received) == (1, 5, 0, 7)
+    assert found.ready_after_seconds is not None
+    assert (found.answers > 2, found.charged_failures, found.failures) == (True, 0, 0)
+    calm = Fault("calm", lambda _market: None, loses_bills=True)
+    with pytest.raises(ChaosError, match="2 receipts are of no answer"):
+        played.play(calm, must_settle=False)
 
 
 def test_receipts_without_a_bill_are_counted_those_of_training_left_out() -> None:
