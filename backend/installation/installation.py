@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from backend.chain.indexer import Indexer
     from backend.chain.sender import Sender
     from backend.domain.catalogue import BaseModel
+    from backend.domain.ids import Hash32
     from backend.installation.attribution import Attribution
     from backend.installation.base_model import Offer
     from backend.services.accounts.api_keys import ApiKeys
@@ -174,12 +175,17 @@ class Installation(Resources):
     @cached_property
     def adapter_folders(self) -> AdapterFolders:
         from backend.services.market.adapter_folders import IN_USE_SECONDS, AdapterFolders
+        from backend.services.market.denials import check_adapter
+
+        def check(adapter: Hash32) -> None:
+            with self.database.read() as tx:
+                check_adapter(tx, adapter, "model")
 
         settings, peers = self.settings, self.peers_for(self.database)
         exports = [base.vllm_folder for base in settings.served]
         in_use_seconds = IN_USE_SECONDS + self.limits.longest_seconds + settings.gradient_seconds
         parts = settings.home / "adapters", peers.fetch_copy, exports, settings.reserved_disk_bytes
-        return AdapterFolders(self.blobs, *parts, in_use_seconds)
+        return AdapterFolders(self.blobs, *parts, in_use_seconds, check=check)
 
     @cached_property
     def denials(self) -> Denials:

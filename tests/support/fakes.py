@@ -50,6 +50,9 @@ class FakeBlobStore:
         self.folders: dict[str, Callable[[Path], None]] = {}
         self.num_fetches = 0
 
+    def has(self, cid: Cid) -> bool:
+        return True
+
     def names(self, cid: Cid) -> dict[str, int]:
         return {}
 

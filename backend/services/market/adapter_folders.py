@@ -56,7 +56,8 @@ class AdapterMissing(Unavailable):
 
 
 class AdapterFolders:
-    """`fetch_folder` fetches a folder that the store lacks. Folders leave `reserved` bytes of the disk free.
+    """`fetch_folder` fetches a folder that the store lacks, if `check` does not refuse the adapter by its
+    digest. Folders leave `reserved` bytes of the disk free.
     `exports`: where folders are written for vLLM servers, each with the digests of its adapters in
     `exported_from` of its configuration. `in_use_seconds`: time after a use in which a folder may be read.
     """
@@ -70,8 +71,9 @@ class AdapterFolders:
         reserved: int = 0,
         in_use_seconds: float = IN_USE_SECONDS,
         clock: Callable[[], float] = time.time,
+        check: Callable[[Hash32], None] = lambda _: None,
     ) -> None:
-        self._store, self._fetch_folder = store, fetch_folder
+        self._store, self._fetch_folder, self._check = store, fetch_folder, check
         self._cache, self._exports = FolderCache(root), [FolderCache(each) for each in exports]
         self._space, self._in_use_seconds, self._clock = DiskSpace(root, reserved), in_use_seconds, clock
         self._lock, self._evicting = threading.Lock(), threading.Lock()
@@ -83,15 +85,14 @@ class AdapterFolders:
 
     def folder(self, record: VersionRecord) -> Path:
         """The folder, as `cached`; blocks while it is fetched. Raises AdapterMissing, ContentCorrupt,
-        ContentUnsafe or DiskFull.
+        ContentUnsafe, DiskFull, or what `check` raises.
         """
-        return self.cached(record) or self._fetch(cid_of(record.cid_digest))
+        return self.cached(record) or self._fetch(record)
 
     def fetch(self, record: VersionRecord, destination: Path) -> Cid:
         """Copy the folder to a path that does not exist yet. Raises as `folder`, and Conflict."""
-        cid = cid_of(record.cid_digest)
-        self._write(cid, destination)
-        return cid
+        self._write(record, destination)
+        return cid_of(record.cid_digest)
 
     def open(self, cid: Cid, name: str) -> Iterator[bytes]:
         """Content of a file of the cached folder in chunks. Errors: `ContentMissing`."""
@@ -114,7 +115,8 @@ class AdapterFolders:
                 if digest in exported_from(folder.read(CONFIG_FILE)):
                     exports.drop(folder.path.name)
 
-    def _fetch(self, cid: Cid) -> Path:
+    def _fetch(self, record: VersionRecord) -> Path:
+        cid = cid_of(record.cid_digest)
         path = self._cache.root / cid
         with self._lock:
             turn = self._fetching.setdefault(cid, threading.Lock())
@@ -123,7 +125,7 @@ class AdapterFolders:
                 if self._cache.use(cid) is None:
                     self._cache.root.mkdir(parents=True, exist_ok=True)
                     try:
-                        self._write(cid, path)
+                        self._write(record, path)
                     except (Conflict, OSError):
                         if self._cache.use(cid) is None:  # or another process was faster
                             raise
@@ -132,8 +134,11 @@ class AdapterFolders:
                 self._fetching.pop(cid, None)
         return path
 
-    def _write(self, cid: Cid, path: Path) -> None:
+    def _write(self, record: VersionRecord, path: Path) -> None:
         """Write the folder to `path`, from the store or else from other operators."""
+        cid = cid_of(record.cid_digest)
+        if not self._store.has(cid):
+            self._check(record.adapter_digest)
         self._make_room(cid)
         self._space.require(MIN_SPACE)
         self._fetch_folder(cid, min(MAX_ADAPTER_BYTES, self._space.left // SHARES))

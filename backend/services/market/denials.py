@@ -238,17 +238,27 @@ def without_denied_cards(tx: UnitOfWork, found: Sequence[ListedVersion]) -> list
     ]
 
 
+def check_adapter(tx: UnitOfWork, adapter: Hash32, param: str) -> None:
+    """Raise `ModelDenied` or `ModelWithheld` if the adapter is denied: it is not fetched, continued from or
+    published.
+    """
+    _refuse(tx, [Subject(Denied.ADAPTER, adapter)], param)
+
+
 def check_answerable(tx: UnitOfWork, record: VersionRecord, payer: Account | None) -> None:
     """Raise `ModelDenied`, `ModelWithheld` or `PayerDenied` if the version is not served to the payer."""
-    subjects = _subjects(tx.chain, record)
     payers = [] if payer is None else [Subject(Denied.PAYER, payer)]
-    for denial in tx.denials.find([*subjects, *payers]):
+    _refuse(tx, [*_subjects(tx.chain, record), *payers], "model")
+
+
+def _refuse(tx: UnitOfWork, subjects: Sequence[Subject], param: str) -> None:
+    for denial in tx.denials.find(subjects):
         subject, details = denial.subject, {"reason": denial.reason.value}
         if subject.kind is Denied.PAYER:
             raise PayerDenied(f"Payer {subject.id} is not served here: {denial.reason}.", None, details)
         kind = ModelWithheld if denial.reason.is_legal else ModelDenied
         text = f"The model is not served here because of its {subject.kind} {subject.id}: {denial.reason}."
-        raise kind(text, "model", details | {subject.kind.value: subject.id})
+        raise kind(text, param, details | {subject.kind.value: subject.id})
 
 
 def _subjects(chain: ChainView, record: VersionRecord) -> list[Subject]:

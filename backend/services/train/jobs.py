@@ -53,9 +53,9 @@ class Training:
         it is now; the id is derived from it, so that also requests at the same time create one job. `base`:
         digest of the base model; None: as `Payments.base_of`.
 
-        Errors: `InvalidConfig`, `NotFound` for the snapshot or the parent, `EmptySnapshot`,
-        `ContentWithheld`, `InvalidParent`, `IdempotencyKeyReused` if the key's job is another one, those of
-        `Payments.base_of` and `Payments.reserve`.
+        Errors: `InvalidConfig`, `NotFound` for the snapshot, `EmptySnapshot`, `ContentWithheld`,
+        `IdempotencyKeyReused` if the key's job is another one, those of `check_parent`, `Payments.base_of`
+        and `Payments.reserve`.
         """
         parsed = parse_config(config)
         now = self._clock()

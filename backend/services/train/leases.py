@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+from backend.domain.denials import ContentWithheld, ModelDenied
 from backend.domain.errors import Conflict
 from backend.domain.training import (
     RESTING,
@@ -26,6 +27,7 @@ from backend.domain.training import (
     TrainingJob,
     TrainingResult,
 )
+from backend.services.market.denials import check_adapter, check_trainable
 from backend.services.train.payments import stated_rows, uncovered_charge, uncovered_payment
 from backend.services.train.transitions import enqueue, fail, finish, utc_now
 
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from backend.db.unit_of_work import Database, UnitOfWork
+    from backend.domain.errors import DomainError
     from backend.domain.ids import Cid
     from backend.services.train.payments import Payments
     from backend.services.train.transitions import Clock
@@ -101,8 +104,7 @@ class Leases:
             is_elsewhere = any(event.data["home"] != home for event in result)
             if is_elsewhere and now - result[0].at < RESULT_WAIT:
                 return None  # the job is offered again, as if the message had been lost
-            uncovered = _COVER_BY_STEP.get(step)
-            if uncovered is not None and (error := uncovered(tx, job, now)) is not None:
+            if (error := _obstacle(tx, job, step, now)) is not None:
                 fail(tx, job, {"code": error.code, "message": error.message, **error.details}, now)
                 return None
             owner, attempt = str(uuid.uuid4()), job.lease.attempt + 1
@@ -200,9 +202,12 @@ class Leases:
             tx.training.add_event(job.id, "state", {"state": state.value}, now)
 
     def complete_publication(self, leased: LeasedJob, cid: Cid) -> TrainingJob:
-        """Finish the job and charge for it. Errors: `PaymentWithdrawn`, after which nothing has changed."""
+        """Finish the job and charge for it. Errors: `PaymentWithdrawn`, and those of denials, after which
+        nothing has changed.
+        """
         now = self._clock()
         with self._locked(leased) as (tx, job):
+            _check_denials(tx, job)
             tx.training.add_event(job.id, "published", {"cid": cid}, now)
             charged = self._payments.charge(tx, replace(job, cid=cid), now)
             return finish(tx, charged, JobState.SUCCEEDED, now)
@@ -230,6 +235,30 @@ class Leases:
             if job is None or job.is_over or job.lease.owner != leased.owner:
                 raise LeaseLost(f"another worker holds {leased.job.id}, or it was cancelled", param="job_id")
             yield tx, job
+
+
+def _obstacle(tx: UnitOfWork, job: TrainingJob, step: Step, now: datetime) -> DomainError | None:
+    """Why the step must not start."""
+    try:
+        _check_denials(tx, job)
+    except (ContentWithheld, ModelDenied) as error:
+        return error
+    uncovered = _COVER_BY_STEP.get(step)
+    return None if uncovered is None else uncovered(tx, job, now)
+
+
+def _check_denials(tx: UnitOfWork, job: TrainingJob) -> None:
+    """Raise `ContentWithheld`, `ModelDenied` or `ModelWithheld` if the rows, the parent or the adapter of the
+    job were denied since it was created.
+    """
+    snapshot = tx.chain.snapshot(job.snapshot_id)
+    if snapshot is not None:
+        check_trainable(tx, snapshot)
+    parent = None if job.config.parent is None else tx.chain.version(job.config.parent)
+    if parent is not None:
+        check_adapter(tx, parent.adapter_digest, "parent")
+    if job.result is not None:
+        check_adapter(tx, job.result.adapter_digest, "model")
 
 
 def _record_result(tx: UnitOfWork, leased: LeasedJob, now: datetime) -> None:

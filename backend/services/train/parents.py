@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from backend.domain.errors import InvalidInput, NotFound
 from backend.domain.receipt import MAX_SNAPSHOTS
+from backend.services.market.denials import check_adapter
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -57,12 +58,14 @@ def snapshots_of(tx: UnitOfWork, job: TrainingJob) -> tuple[SnapshotId, ...]:
 
 
 def check_parent(tx: UnitOfWork, snapshot_id: SnapshotId, version: VersionId, base: Hash32) -> None:
-    """`base`: the base model that the job trains. Errors: `NotFound`, `InvalidParent`.
+    """`base`: the base model that the job trains. Errors: `NotFound`, `InvalidParent`, those of
+    `check_adapter`.
 
     The job's snapshot must contain those of its parent. The new adapter's index then has a direction for
     every contributor of the parent, so that a warm start ends no contributor's attribution.
     """
     record = require_version(tx.chain, version)
+    check_adapter(tx, record.adapter_digest, "parent")
     if record.base_model != base:
         message = f"{version} is an adapter of base model {record.base_model}, not of {base}"
         raise InvalidParent(message, param="parent")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from backend.domain.content import cid_of
+from backend.domain.denials import ModelDenied
 from backend.domain.errors import DiskFull
 from backend.domain.ids import Hash32
 from backend.services.market.adapter_folders import MIN_SPACE, AdapterFolders, AdapterMissing, adapter_ref
@@ -19,6 +20,7 @@ from tests.support.market import Market
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from backend.domain.ids import Account, Cid
     from backend.domain.receipt import VersionRecord
 
 
@@ -68,6 +70,18 @@ def test_a_missing_folder_can_be_requested_again(tmp_path: Path, record: Version
         with pytest.raises(AdapterMissing) as caught:
             folders.folder(record)
     assert caught.value.details["cid"] == cid_of(record.cid_digest)
+
+
+def test_a_denied_adapter_is_not_fetched_from_other_operators(tmp_path: Path, record: VersionRecord) -> None:
+    def refuse(adapter: Hash32) -> None:
+        raise ModelDenied(f"{adapter} is denied")
+
+    def fetch(cid: Cid, max_bytes: int, first: Account | None = None) -> None:
+        pytest.fail(f"{cid} was fetched")
+
+    store = EmbeddedStore(tmp_path / "ipfs", is_durable=False)
+    with pytest.raises(ModelDenied, match=record.adapter_digest):
+        AdapterFolders(store, tmp_path / "adapters", fetch, check=refuse).folder(record)
 
 
 def test_a_folder_is_fetched_only_while_the_disk_has_space_and_a_cached_one_is_served(
