@@ -10,14 +10,15 @@ from backend.domain.rules import to_position
 
 if TYPE_CHECKING:
     from backend.db.unit_of_work import Database
-    from backend.domain.ids import SnapshotId
+    from backend.domain.ids import DatanetId, SnapshotId
 
 CACHE_SIZE = 64
 """Versions in the cache; the longest lists take some megabytes."""
 
 
 class Positions:
-    """Positions of the accepted contributions of a version's snapshots; receipts may name no others.
+    """One position of each accepted contribution of a version's snapshots. The snapshots of a warm start
+    contain each other, and a contribution that has two positions would be paid twice by equal scores.
 
     Results are cached across reorgs: a snapshot's id is the hash of what it accepts.
     """
@@ -27,14 +28,15 @@ class Positions:
         self.of = lru_cache(CACHE_SIZE)(self._find)
 
     def _find(self, snapshots: tuple[SnapshotId, ...]) -> tuple[int, ...]:
-        """Rising. Raises Unavailable if a snapshot is not indexed, since its contributors would get no
-        shares.
+        """Rising: of a contribution's positions the first. Raises Unavailable if a snapshot is not indexed,
+        since its contributors would get no shares.
         """
-        positions: list[int] = []
+        positions: dict[tuple[DatanetId, int], int] = {}
         with self._db.read() as tx:
             for number, snapshot in enumerate(snapshots):
                 found = tx.chain.snapshot(snapshot)
                 if found is None:
                     raise Unavailable(f"The snapshot {snapshot} is not indexed here; nothing was charged.")
-                positions += (to_position(number, index) for index in found.accepted)
-        return tuple(positions)
+                for index in found.accepted:
+                    positions.setdefault((found.datanet, index), to_position(number, index))
+        return tuple(positions.values())

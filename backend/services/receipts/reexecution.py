@@ -164,7 +164,7 @@ def attribution_check(
     is_uniform = found.method == last_resort.method
     check = _compare(found.method, found.shares, shares, 0 if is_uniform else SHARE_TOLERANCE_PPM)
     if is_uniform and not check.is_right:
-        check = _by_another_draw(positions, shares, draw) or check
+        check = _by_another_draw(positions, shares, draw) or _with_repeats(positions, shares) or check
     if not check.is_right or preferred == found.method:
         return check
     text = f"{check.message}; {preferred} applies too and is preferred, at least now"
@@ -188,6 +188,17 @@ def _by_another_draw(positions: Sequence[int], shares: Sequence[Share], draw: in
         text += "they are the first ones, as in release 0.1.0; now the answer decides which ones"
     else:
         return None
+    return Check("attribution", is_right=None, message=text)
+
+
+def _with_repeats(positions: Sequence[int], shares: Sequence[Share]) -> Check | None:
+    """An open check if these uniform shares name further positions, as in release 0.1.0: a contribution was
+    paid at its position in each snapshot. Whether they are positions of the version, batches are judged by.
+    """
+    signed = {share.position for share in shares}
+    if not signed > set(positions) or shares_from_scores(dict.fromkeys(signed, 1.0)) != tuple(shares):
+        return None
+    text = "contributions of several snapshots share at each position, as in release 0.1.0; now at the first"
     return Check("attribution", is_right=None, message=text)
 
 

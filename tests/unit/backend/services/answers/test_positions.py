@@ -1,11 +1,12 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 
 from backend.domain.errors import Unavailable
-from backend.domain.ids import SnapshotId
+from backend.domain.ids import DatanetId, SnapshotId
 from backend.domain.rules import to_position
 from backend.services.answers.positions import Positions
 from tests.support.market import some_hash
@@ -26,12 +27,16 @@ def positions_of(installation: ScriptedInstallation) -> Positions:
     return Positions(installation.db)
 
 
-def test_only_accepted_contributions_have_a_position_each_under_its_snapshots_number(
+def test_only_accepted_contributions_have_a_position_each_under_their_first_snapshots_number(
     installation: ScriptedInstallation,
 ) -> None:
     (known,) = installation.view.snapshots
-    found = positions_of(installation).of((known, known))
-    assert found == tuple(to_position(number, index) for number in (0, 1) for index in (0, 1, 3))
+    larger, other = SnapshotId(some_hash("larger")), SnapshotId(some_hash("of another datanet"))
+    snapshot = installation.view.snapshots[known]
+    installation.view.snapshots[larger] = replace(snapshot, accepted=(*snapshot.accepted, 7))
+    installation.view.snapshots[other] = replace(snapshot, datanet=DatanetId(99))
+    found = positions_of(installation).of((known, larger, other))
+    assert found == (0, 1, 3, to_position(1, 7), *(to_position(2, index) for index in (0, 1, 3)))
 
 
 def test_a_snapshot_is_read_once(installation: ScriptedInstallation) -> None:

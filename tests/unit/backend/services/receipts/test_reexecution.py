@@ -8,6 +8,7 @@ import pytest
 
 from backend.domain.attribution import INDEX_FILE, UNIFORM_METHOD, shares_from_scores
 from backend.domain.receipt import Share
+from backend.domain.rules import to_position
 from backend.ports.attribution import Probe
 from backend.services.answers.attribution import Uniform
 from backend.services.receipts.reexecution import (
@@ -182,6 +183,14 @@ def test_the_answer_decides_which_of_many_contributions_share_alike() -> None:
 
 def test_shares_of_the_first_of_many_contributions_as_in_release_0_1_0_are_open() -> None:
     assert check_of_many(300, signed_draw=0, draw=7) is None
+
+
+def test_shares_at_each_position_of_a_contribution_as_in_release_0_1_0_are_open() -> None:
+    signed = (0, 1, to_position(1, 0), to_position(1, 1))
+    shares = shares_from_scores(dict.fromkeys(signed, 1.0))
+    for positions, is_right in (((0, 1), None), (signed, True), ((0, 1, 2), False)):
+        found = attribution_check(METHODS, Path(), positions, UNIFORM_METHOD, shares, Probe(), None)
+        assert found.is_right is is_right
 
 
 def test_shares_that_no_draw_has_are_wrong() -> None:
