@@ -28,6 +28,10 @@ MAX_ANSWER_TOKENS = 32
 """Length limit of such an answer. Its time is that of decoding and of one gradient, both proportional to
 it.
 """
+MAX_INDEX_BYTES = 512 << 20
+"""Most bytes of an index that answers are attributed by; a larger one is as none. Operators and verifiers
+must agree on it. `GRADIENT_METHOD` needs an index that has no more with its gradients.
+"""
 INDEX_METADATA = {"version": "2"}
 """Metadata that the index must have; other versions are not read."""
 DISTILLED_METHOD = "distilled-1"
@@ -51,6 +55,13 @@ mean Spearman correlation of the contributions' scores over `NUM_KEPT_OUT` answe
 NUM_KEPT_OUT = "num_kept_out"
 
 _RESOLUTION = 1 << 32
+
+
+def served_index_bytes(num_contributions: int, hidden_size: int) -> int:
+    """Bytes of an index that count for `MAX_INDEX_BYTES`, apart from gradients: five vectors of fp32 for each
+    contribution, of which the maps have three, with two biases; position and number of rows; the centre.
+    """
+    return num_contributions * (20 * hidden_size + 24) + 4 * hidden_size
 
 
 class ScoreNotFinite(InvalidInput):

@@ -38,6 +38,7 @@ from backend.domain.attribution import (
     METHODS_OF_INDEX,
     NUM_KEPT_OUT,
 )
+from backend.domain.errors import InvalidInput
 from backend.services.answers.distilled import distilled_features, error_features
 from inference import offline
 from inference.config import EngineConfig
@@ -91,6 +92,10 @@ class Index:
 
     def serialise(self) -> bytes:
         return canonical_safetensors(dict(self.tensors), dict(self.metadata))
+
+
+class IndexTooLarge(InvalidInput):
+    """The index would be larger than `MAX_INDEX_BYTES`, so that answers could not be attributed by it."""
 
 
 def index_bytes(num_rows: int, num_contributions: int, hidden_size: int, num_parameters: int) -> int:

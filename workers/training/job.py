@@ -14,7 +14,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from backend.domain.adapter_files import CONFIG_FILE
-from backend.domain.attribution import ANSWERS_FILE, CHECKPOINT_FILE, INDEX_FILE
+from backend.domain.attribution import (
+    ANSWERS_FILE,
+    CHECKPOINT_FILE,
+    INDEX_FILE,
+    MAX_INDEX_BYTES,
+    served_index_bytes,
+)
 from backend.domain.screening import AdapterRefused
 from backend.processes.memory import machine_memory
 from inference.errors import InferenceError
@@ -26,7 +32,7 @@ from workers.training.base import open_base
 from workers.training.card import Card, versions
 from workers.training.evaluate import mean_loss
 from workers.training.fit import MIDWAY_FILE, NonFiniteLoss, compute_dtype, fit, lora_model
-from workers.training.index import compute_index, index_bytes, open_engine
+from workers.training.index import IndexTooLarge, compute_index, index_bytes, open_engine
 from workers.training.inspection import as_json, inspect_adapter
 from workers.training.memory import OutOfMemory, memory_limit
 from workers.training.rows import UnusableRows, general_examples, read_examples
@@ -54,7 +60,7 @@ MAX_LOSS = 700.0
 def run_job(spec: TrainingSpec, folder: Path, emit: Emit) -> None:
     """Write `adapter/` and `result.json` to `folder`. May be killed at any point and run again.
 
-    Errors: `UnusableRows`, `OutOfMemory`, `ParentMismatch`, `NonFiniteLoss`,
+    Errors: `UnusableRows`, `IndexTooLarge`, `OutOfMemory`, `ParentMismatch`, `NonFiniteLoss`,
     `backend.domain.screening.AdapterRefused`.
     """
     started = time.monotonic()
@@ -120,9 +126,16 @@ def _split(spec: TrainingSpec, rows: Path, base: Base, emit: Emit) -> tuple[list
 
 
 def _check_index_fits(train: Sequence[Example], model: Any) -> None:
-    """Errors: `OutOfMemory`, now and not after the job has been trained."""
+    """Errors: `IndexTooLarge`, `OutOfMemory`, now and not after the job has been trained."""
     num_contributions = len({row.contribution for row in train})
     sizes = model.config.hidden_size, model.num_parameters()
+    served = served_index_bytes(num_contributions, sizes[0])
+    if served > MAX_INDEX_BYTES:
+        message = (
+            f"the attribution index of {num_contributions} contributions has {served} bytes, and answers are "
+            f"attributed by at most {MAX_INDEX_BYTES}: freeze a snapshot of fewer contributions"
+        )
+        raise IndexTooLarge(message, param="snapshot_id")
     needed = index_bytes(len(train), num_contributions, *sizes)
     given = memory_limit() or machine_memory()
     if needed > given:

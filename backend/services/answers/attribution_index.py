@@ -16,6 +16,7 @@ from backend.domain.attribution import (
     GRADIENT_METHOD,
     INDEX_FILE,
     INDEX_METADATA,
+    MAX_INDEX_BYTES,
 )
 from backend.domain.errors import InvalidInput
 from backend.services.answers.distilled import LinearMap, distilled_features, error_features
@@ -81,22 +82,24 @@ class AttributionIndex:
 
 def has_gradients(adapter_folder: Path) -> bool:
     """Whether `GRADIENT_METHOD` can attribute answers of the adapter: its checkpoint is there, and its index
-    is of this method.
+    is of this method and no larger than `MAX_INDEX_BYTES` with its gradients.
     """
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(adapter_folder / INDEX_FILE, framework="np") as file:
             methods = (file.metadata() or {}).get("methods", "").split()
+            num_bytes = _total_bytes(file, _found(file, _names(methods, with_gradients=True)))
     except (OSError, SafetensorError):
         return False
-    return GRADIENT_METHOD in methods and (adapter_folder / CHECKPOINT_FILE).is_file()
+    fits = GRADIENT_METHOD in methods and num_bytes <= MAX_INDEX_BYTES
+    return fits and (adapter_folder / CHECKPOINT_FILE).is_file()
 
 
 class Indices:
     """LRU cache of the indices of served adapters."""
 
-    def __init__(self, max_bytes: int = 512 << 20, *, with_gradients: bool = False) -> None:
+    def __init__(self, max_bytes: int = MAX_INDEX_BYTES, *, with_gradients: bool = False) -> None:
         """`max_bytes` limits the cache. A single larger index is not used."""
         self._max_bytes = max_bytes
         self._with_gradients = with_gradients
@@ -168,8 +171,8 @@ def _read(path: Path, max_bytes: int | None, *, with_gradients: bool) -> dict[st
         with safe_open(path, framework="np") as file:
             metadata = file.metadata() or {}
             names = _names(metadata.get("methods", "").split(), with_gradients=with_gradients)
-            found = [name for name in names if name in file.keys()]  # noqa: SIM118
-            num_bytes = sum(map(_num_bytes, map(file.get_slice, found)))
+            found = _found(file, names)
+            num_bytes = _total_bytes(file, found)
             if max_bytes is not None and num_bytes > max_bytes:
                 raise InvalidInput(f"The attribution index has {num_bytes} bytes, more than {max_bytes}.")
             tensors = {name: file.get_tensor(name) for name in found}
@@ -180,6 +183,15 @@ def _read(path: Path, max_bytes: int | None, *, with_gradients: bool) -> dict[st
     if len(tensors) != len(names):
         raise InvalidInput(f"The attribution index lacks {sorted(set(names) - set(tensors))}.")
     return tensors
+
+
+def _found(file: Any, names: Sequence[str]) -> list[str]:
+    """Those of the names that the file has."""
+    return [name for name in names if name in file.keys()]  # noqa: SIM118
+
+
+def _total_bytes(file: Any, names: Sequence[str]) -> int:
+    return sum(map(_num_bytes, map(file.get_slice, names)))
 
 
 def _num_bytes(tensor: Any) -> int:

@@ -11,7 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import load, load_file
 from transformers import AutoTokenizer
 
-from backend.domain.attribution import ANSWERS_FILE, CHECKPOINT_FILE, INDEX_FILE
+from backend.domain.attribution import ANSWERS_FILE, CHECKPOINT_FILE, INDEX_FILE, served_index_bytes
 from backend.domain.screening import AdapterRefused
 from backend.services.answers.attribution_index import load_index
 from inference.config import EngineConfig
@@ -19,6 +19,7 @@ from tests.unit.workers.support import letter_rows
 from tests.unit.workers.training.support import NUM_STEPS, contents, ignore
 from workers.training.answers import read_answers
 from workers.training.gradients import row_gradients
+from workers.training.index import IndexTooLarge
 from workers.training.job import run_job
 from workers.training.memory import OutOfMemory
 from workers.training.rows import Example, UnusableRows, general_examples
@@ -185,6 +186,19 @@ def test_rows_whose_index_does_not_fit_into_memory_are_refused_before_training(
     with pytest.raises(OutOfMemory, match="22 rows of 2 contributions") as refused:
         run_job(spec, folder, ignore)
     assert refused.value.code == "out_of_memory"
+    assert not (folder / CHECKPOINTS).exists()
+
+
+def test_contributions_whose_index_would_not_be_served_are_refused_before_training(
+    make_job: Any, undisturbed: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index = load(undisturbed[INDEX_FILE])
+    num_served = sum(each.nbytes for name, each in index.items() if name != "gradient.vectors")
+    assert served_index_bytes(*index["hidden.vectors"].shape) == num_served
+    monkeypatch.setattr("workers.training.job.MAX_INDEX_BYTES", num_served - 1)
+    spec, folder = make_job()
+    with pytest.raises(IndexTooLarge, match=f"2 contributions has {num_served} bytes"):
+        run_job(spec, folder, ignore)
     assert not (folder / CHECKPOINTS).exists()
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from backend.domain.attribution import GRADIENT_METHOD, INDEX_FILE, INDEX_METADATA
+from backend.domain.attribution import CHECKPOINT_FILE, GRADIENT_METHOD, INDEX_FILE, INDEX_METADATA
 from backend.domain.errors import InvalidInput
 from backend.ports.attribution import Probe
 from backend.services.answers.attribution import (
@@ -18,7 +18,12 @@ from backend.services.answers.attribution import (
     attribute,
     score_all,
 )
-from backend.services.answers.attribution_index import AttributionIndex, Indices, load_index
+from backend.services.answers.attribution_index import (
+    AttributionIndex,
+    Indices,
+    has_gradients,
+    load_index,
+)
 from backend.services.answers.distilled import distilled_features
 
 if TYPE_CHECKING:
@@ -371,6 +376,16 @@ def test_indices_in_memory_stay_within_their_bytes(tmp_path: Path) -> None:
 def test_an_index_above_the_budget_is_not_read(tmp_path: Path) -> None:
     write_index(tmp_path)
     assert HiddenCosine(Indices(max_bytes=100)).scores(tmp_path, POSITIONS, PROBE) is None
+
+
+def test_gradients_that_make_an_index_too_large_are_not_promised(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_index(tmp_path, **{"gradient.vectors": np.ones((3, 1000), np.float32)})
+    (tmp_path / CHECKPOINT_FILE).touch()
+    assert has_gradients(tmp_path)
+    monkeypatch.setattr("backend.services.answers.attribution_index.MAX_INDEX_BYTES", 12_000)
+    assert not has_gradients(tmp_path)
 
 
 def test_the_budget_does_not_count_gradients_that_are_not_read(tmp_path: Path) -> None:
