@@ -15,7 +15,7 @@ GPU_FILES = ("/dev/nvidiactl", "/dev/kfd")
 
 
 class OutOfMemory(InvalidInput):
-    """A training job needs more memory than a worker gives it; the message says what to lower."""
+    """A job needs more memory than a worker gives it; the message says what to do."""
 
 
 def memory_limit() -> int | None:
@@ -25,15 +25,15 @@ def memory_limit() -> int | None:
     return None if any(Path(file).exists() for file in GPU_FILES) else int(SHARE * machine_memory())
 
 
-def out_of_memory_error(error: BaseException) -> OutOfMemory | None:
-    """The error to report for a job that failed with `error`; None if it was not for lack of memory, or if
-    something else limited the process further: another attempt may succeed then.
+def out_of_memory_error(
+    error: BaseException, remedy: str = "lower max_length or rank, or train on fewer rows"
+) -> OutOfMemory | None:
+    """The error to report for a job that failed with `error`, with its `remedy`; None if it was not for lack
+    of memory, or if something else limited the process further: another attempt may succeed then.
     """
     limit = memory_limit()
     in_force = resource.getrlimit(resource.RLIMIT_DATA)[0]
     if not is_out_of_memory(error) or in_force != (resource.RLIM_INFINITY if limit is None else limit):
         return None
     given = "this worker has" if limit is None else f"the {limit / 1e9:.1f} GB that this worker gives a job"
-    return OutOfMemory(
-        f"the job needs more memory than {given}: lower max_length or rank, or train on fewer rows"
-    )
+    return OutOfMemory(f"the job needs more memory than {given}: {remedy}")

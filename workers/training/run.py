@@ -59,13 +59,19 @@ def _train(folder: Path, emit: Any) -> int:
             _run_job(folder, emit)
         except Exception as error:
             known = error if isinstance(error, DomainError) else None
-            failure = known or disk_full_error(error, folder) or out_of_memory_error(error)
+            failure = known or disk_full_error(error, folder) or _out_of_memory(error, folder)
             if failure is None:
                 raise
             emit("failed", {"code": failure.code, "message": failure.message, **failure.details})
             return 1
     emit("done", json.loads((folder / RESULT_FILE).read_bytes()))
     return 0
+
+
+def _out_of_memory(error: Exception, folder: Path) -> DomainError | None:
+    if (folder / VERIFICATION_FILE).exists():
+        return out_of_memory_error(error, "verify the index on a machine with more memory")
+    return out_of_memory_error(error)
 
 
 def _run_job(folder: Path, emit: Any) -> None:

@@ -33,11 +33,12 @@ from workers.training.index import (
     ARITHMETIC,
     MAPS,
     answer_states,
+    capture_gradients,
     distil_scores,
     hidden_index,
     open_engine,
 )
-from workers.training.influence import ERROR_RIDGE, directions, gradient_directions
+from workers.training.influence import ERROR_RIDGE, directions
 from workers.training.published import check_sizes, load_weights, read_published
 from workers.training.rows import preamble_ids, read_examples
 from workers.training.spec import ROWS_FILE
@@ -65,7 +66,9 @@ NOT_STATED = "it was computed in bf16, in which processors differ too much, or b
 
 @dataclass(frozen=True, slots=True)
 class _States:
-    """Vectors of answers: `hidden` and `error` [answers, hidden], `gradient` [answers, sketch size]."""
+    """Vectors of answers: `hidden` and `error` [answers, hidden], `gradient` [answers, sketch size], of which
+    there may be only the first.
+    """
 
     hidden: Tensor
     error: Tensor
@@ -92,9 +95,9 @@ def recompute_index(spec: VerificationSpec, folder: Path, emit: Emit) -> dict[st
         config = published.config
         examples = read_examples(folder / ROWS_FILE, base.tokenizer, config.max_length, emit, config.loss_on)
         train, held_out = hold_out(examples, config.eval_fraction, config.seed)
-    rows, answers, draws = _measure(base, spec, published, train, emit)
+    rows, vectors, answers, draws = _measure(base, spec, published, train, emit)
     found = Recomputed((), draws=draws)
-    parts = _directions(rows, train) if train else {}
+    parts = {} if vectors is None else _directions(rows, vectors, train)
     if train:
         differing = _differing_rows(published.index, parts)
         unplanned = _num_unplanned(published.answers, plan_prompts(train, held_out))
@@ -111,20 +114,23 @@ def recompute_index(spec: VerificationSpec, folder: Path, emit: Emit) -> dict[st
 
 def _measure(
     base: Base, spec: VerificationSpec, published: Published, train: Sequence[Example], emit: Emit
-) -> tuple[_States, _States, Draws]:
-    """(states of the rows, of the answers, draws of the answers)."""
+) -> tuple[_States, Tensor | None, _States, Draws]:
+    """(states of the rows, with the gradients of those that are compared; the directions of all rows'
+    gradients, None without rows; states of the answers; draws of the answers).
+    """
     parts = {"rows": train, "answers": [answer.example for answer in published.answers]}
     folder = Path(spec.adapter_folder)
     states, end_tokens = _serve(base, spec, published, parts, emit)
     model = lora_model(base.folder, published.config, torch.float32)
     load_weights(model, folder / CHECKPOINT_FILE)
     preamble = preamble_ids(base.tokenizer)
+    vectors = capture_gradients(model, train, preamble, emit) if train else None
     rows, answers = (
         _States(*pair, row_gradients(model, each, preamble, emit))
-        for pair, each in zip(states, parts.values(), strict=True)
+        for pair, each in zip(states, (train[:MAX_ROWS_COMPARED], parts["answers"]), strict=True)
     )
     load_weights(model, folder / WEIGHTS_FILE)
-    return rows, answers, check_draws(model, published.answers, end_tokens, emit)
+    return rows, vectors, answers, check_draws(model, published.answers, end_tokens, emit)
 
 
 def _serve(
@@ -147,7 +153,7 @@ def _serve(
         return states, engine.vocabulary.end_token_ids
 
 
-def _directions(rows: _States, train: Sequence[Example]) -> dict[str, Any]:
+def _directions(rows: _States, vectors: Tensor, train: Sequence[Example]) -> dict[str, Any]:
     """Fields of `AttributionIndex` that follow from the rows."""
     contributions = [row.contribution for row in train]
     hidden = hidden_index(rows.hidden, contributions)
@@ -157,7 +163,7 @@ def _directions(rows: _States, train: Sequence[Example]) -> dict[str, Any]:
         "hidden": hidden["hidden.vectors"],
         "centre": hidden["hidden.centre"],
         "error": directions(rows.error, contributions, ERROR_RIDGE)[1],
-        "gradient": gradient_directions(rows.gradient, contributions),
+        "gradient": vectors,
     }
     return {name: tensor.numpy() for name, tensor in found.items()}
 

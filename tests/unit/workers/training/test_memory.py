@@ -9,6 +9,7 @@ import torch
 
 from workers.training import memory
 from workers.training.memory import memory_limit, out_of_memory_error
+from workers.training.spec import VERIFICATION_FILE
 from workers.training.supervise import supervise
 
 if TYPE_CHECKING:
@@ -37,6 +38,13 @@ def test_a_job_that_needs_more_memory_than_it_may_have_fails_for_good_and_says_w
     assert (last.kind, last.data["code"]) == ("failed", "out_of_memory")
     assert "4.3 GB" in last.data["message"]
     assert "lower max_length" in last.data["message"]
+
+
+def test_a_verification_that_needs_more_memory_names_a_remedy_of_its_own(tmp_path: Path) -> None:
+    (tmp_path / VERIFICATION_FILE).touch()
+    last = supervise(program("bytearray(8 << 30)", tmp_path), tmp_path, lambda: True, print)
+    assert last is not None
+    assert "verify the index on a machine with more memory" in last.data["message"]
 
 
 def test_a_process_that_was_limited_further_may_be_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:

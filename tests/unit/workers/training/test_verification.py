@@ -26,14 +26,17 @@ from tests.fixtures_engine import peft_warnings_ignored
 from tests.unit.workers.support import letter_rows
 from workers.attribution import parse_recomputed
 from workers.training.answers import Answer, read_answers, serialise_answers
+from workers.training.gradients import row_gradients
 from workers.training.job import run_job
 from workers.training.published import MalformedFolder
 from workers.training.spec import ADAPTER, ROWS_FILE, TrainingSpec, VerificationSpec
 from workers.training.verification import recompute_index
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
+
+    from workers.training.rows import Example
 
 CONFIG = {"rank": 4, "learning_rate": 0.01, "batch_size": 4, "epochs": 2, "seed": 11, "max_length": 128}
 NUM_CONTRIBUTIONS = 4
@@ -109,6 +112,21 @@ def test_an_index_that_training_wrote_is_right(verify: Verify) -> None:
         "agreement of distilled-error-1": True,
         "kept out": True,
     }
+
+
+def test_only_gradients_of_rows_that_are_compared_are_held_in_memory(
+    verify: Verify, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held: list[int] = []
+
+    def counted(model: Any, rows: Sequence[Example], *others: Any) -> torch.Tensor:
+        held.append(len(rows))
+        return row_gradients(model, rows, *others)
+
+    monkeypatch.setattr("workers.training.verification.MAX_ROWS_COMPARED", 4)
+    monkeypatch.setattr("workers.training.verification.row_gradients", counted)
+    assert verify()[GRADIENT_METHOD]
+    assert held == [4, 46]  # the second: of the generated answers, whose number is bounded
 
 
 def pay_the_first(vectors: torch.Tensor) -> torch.Tensor:
