@@ -99,10 +99,13 @@ class UploadStore:
         return self._session.scalar(query.limit(1)) is not None
 
     def in_states(self, states: Iterable[UploadState], before: datetime | None = None) -> list[str]:
-        """Ids of uploads in these states, oldest first; with `before`, only those created before it."""
+        """Ids of uploads in these states, oldest first; with `before`, only those created, and failed if they
+        have `failed_at`, before it.
+        """
         query = select(UploadRow.id).where(UploadRow.state.in_(list(states)))
         if before is not None:
-            query = query.where(UploadRow.created_at < before)
+            failed_before = UploadRow.failed_at.is_(None) | (UploadRow.failed_at < before)
+            query = query.where(UploadRow.created_at < before, failed_before)
         return list(self._session.scalars(query.order_by(UploadRow.created_at, UploadRow.id)))
 
     def following(self, after: str, limit: int) -> list[Upload]:
@@ -252,6 +255,7 @@ def _columns(upload: Upload) -> dict[str, Any]:
         "index": upload.index,
         "reason": upload.reason,
         "error": None if upload.error is None else dict(upload.error),
+        "failed_at": upload.failed_at,
     }
 
 
@@ -270,6 +274,7 @@ def _upload(row: UploadRow) -> Upload:
         index=row.index,
         reason=row.reason,
         error=row.error,
+        failed_at=row.failed_at,
     )
 
 

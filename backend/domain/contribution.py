@@ -183,6 +183,10 @@ class Upload:
     """The curators' reason code, if it is rejected."""
     error: Mapping[str, Any] | None = None
     """Error of the last failed transaction, as `ChainTransaction.error`."""
+    failed_at: datetime | None = None
+    """From when on a draft with an `error` counts as abandoned; None until curation finds it so old that it
+    would be deleted.
+    """
 
     @property
     def reason_name(self) -> str | None:
@@ -231,8 +235,8 @@ def update_from_chain(
         return upload
     if transaction.state is TransactionState.FAILED:
         # The signature is used or expired: the contributor must sign again.
-        unsigned = replace(upload, signing_request=None, transaction_id=None, error=transaction.error)
-        return replace(unsigned, state=UploadState.DRAFT, index=None, reason=None)
+        unsigned = replace(upload, signing_request=None, transaction_id=None, index=None, reason=None)
+        return replace(unsigned, state=UploadState.DRAFT, error=transaction.error, failed_at=None)
     # Also after a reorganisation dropped the record.
     return replace(upload, state=UploadState.SUBMITTED, index=None, reason=None)
 

@@ -28,6 +28,7 @@ class UploadRow(Base):
     index: Mapped[int | None] = mapped_column(BigInteger)
     reason: Mapped[int | None] = mapped_column(BigInteger)
     error: Mapped[dict[str, Any] | None] = mapped_column(JSON)
+    failed_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
 
 
 class RowHashRow(Base):

@@ -80,8 +80,9 @@ class Curation:
         """Id of the upload behind which the next call goes on to compare uploads with the chain."""
 
     def advance(self) -> int:
-        """Update uploads from the chain, accept recorded ones, and delete those not submitted within a day:
-        at most `MAX_ADVANCED` of each, others at the next call. Returns the number of changes.
+        """Update uploads from the chain, accept recorded ones, and delete those not submitted within a day
+        of their upload or, if they failed, of its discovery: at most `MAX_ADVANCED` of each, others at the
+        next call. Returns the number of changes.
 
         To be called periodically. It may be killed at any point, and may run concurrently.
         """
@@ -109,6 +110,10 @@ class Curation:
             upload = tx.contributions.locked(upload_id)
             if upload is None or upload.state not in UNSUBMITTED:
                 return False
+            if upload.error is not None and upload.failed_at is None:
+                failed_at = datetime.fromtimestamp(self._now(), UTC)
+                tx.contributions.save(replace(upload, failed_at=failed_at))
+                return True
             tx.contributions.save(replace(upload, state=UploadState.INVALID))  # no longer submittable
             is_needed = has_needed_folder(tx, upload)
         if not is_needed and not self._forget(upload):

@@ -211,6 +211,22 @@ def test_unsubmitted_uploads_are_deleted_after_a_day(harness: ContributionHarnes
         assert {row.upload_id for row in tx.session.query(RowHashRow)} == {submitted.id}
 
 
+def test_a_draft_whose_transaction_failed_is_kept_for_a_further_day(harness: ContributionHarness) -> None:
+    upload = harness.upload()
+    for _ in range(2):  # it is signed again, and fails again
+        upload = harness.contributions.submit(upload.id, harness.sign(upload))
+        harness.now += 86_401
+        harness.fail(upload.transaction_id)
+        harness.curation.advance()
+        harness.curation.advance()
+        harness.now += 86_399
+        harness.curation.advance()
+        assert state(harness, upload.id) is UploadState.DRAFT
+    harness.now += 2
+    harness.curation.advance()
+    assert harness.contributions.find() == []
+
+
 def publish_without_submitting(harness: ContributionHarness, upload: Upload) -> Cid:
     """As a submission does that ends before its transaction is queued."""
     return harness.store.add_folder(harness.staging.published_folder(upload))
