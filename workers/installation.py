@@ -81,8 +81,8 @@ class Workers:
     @cached_property
     def relay(self) -> Relay:
         """Delivers the outbox. Its sweeps requeue jobs with expired leases, describe new versions for
-        the catalogue, read their published answers for the check of uploads, record registrations, and remove
-        the folders of finished jobs.
+        the catalogue, read their published answers for the check of uploads, record registrations, delete
+        imports that were not registered, and remove the folders of finished jobs.
         """
         from workers.training.folders import sweep_folders
 
@@ -93,6 +93,7 @@ class Workers:
             installation.descriptions.refresh,
             self._read_published_answers,
             installation.publication.record_registrations,
+            installation.publication.forget_unregistered,
             partial(sweep_folders, self._training_home, installation.training),
             partial(sweep_folders, self._training_home, installation.imported_adapters),
         )

@@ -6,6 +6,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import func, or_, select
+from sqlalchemy.orm import aliased
 
 from backend.db.paging import newest_first
 from backend.db.session import insert_if_absent
@@ -117,6 +118,17 @@ class TrainingStore:
             (job_id, Cid(cid or ""), VersionId(Hash32(version_id)), Hash32(digest))
             for job_id, cid, version_id, digest in found
         ]
+
+    def unregistered_imports(self, before: datetime) -> list[TrainingJob]:
+        """Imports without a version that were published before then, the oldest first, apart from those whose
+        folder a later import or a job that trained has too.
+        """
+        row, other = TrainingJobRow, aliased(TrainingJobRow)
+        keeps = (other.finished_at >= before) | other.imported_adapter.is_(None)
+        is_kept = select(other.id).where(other.cid == row.cid, keeps).exists()
+        query = select(row).where(row.imported_adapter.is_not(None), row.state == JobState.SUCCEEDED)
+        query = query.where(row.version_id.is_(None), row.cid.is_not(None), row.finished_at < before)
+        return [_job(each) for each in self._session.scalars(query.where(~is_kept).order_by(row.finished_at))]
 
     def add_event(self, job_id: str, kind: str, data: Mapping[str, Any], at: datetime) -> JobEvent:
         # The writer holds the lock of the job's row, so the number is unique.

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import tempfile
 from dataclasses import asdict, dataclass, replace
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from datetime import datetime
 
-    from backend.db.unit_of_work import Database
+    from backend.db.unit_of_work import Database, UnitOfWork
     from backend.domain.ids import Account, Cid, VersionId
     from backend.domain.screening import ScreeningReport
     from backend.domain.training import TrainingJob
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
 
 
 _REGISTRY = "AdapterRegistry"
+UNREGISTERED_FOR = timedelta(days=7)
+"""How long the folder of an import is kept that no version names: free imports would fill the disk."""
 
 
 class NotPublished(Conflict):
@@ -116,6 +119,11 @@ class Publication:
 
     def record(self, job: TrainingJob, listing: Listing, *, accepts_worse: bool = False) -> VersionRecord:
         """Errors: `NotPublished`; `NoBetterThanBase` unless `accepts_worse`."""
+        if job.state is JobState.SUCCEEDED and job.cid is None:
+            raise NotPublished(
+                f"the folder of {job.id} was deleted, because it was not registered within "
+                f"{UNREGISTERED_FOR.days} days: import the adapter again"
+            )
         if job.state is not JobState.SUCCEEDED or job.result is None or job.cid is None:
             raise NotPublished(
                 f"{job.id} is {job.state.value}; its adapter can be registered once it has succeeded"
@@ -192,6 +200,25 @@ class Publication:
                 num_recorded += 1
         return num_recorded
 
+    def forget_unregistered(self) -> int:
+        """Delete the folders of imports that no version names `UNREGISTERED_FOR` after their publication;
+        return their number. It may be killed at any point.
+        """
+        with self._db.read() as tx:
+            expired = [
+                job
+                for job in tx.training.unregistered_imports(self._clock() - UNREGISTERED_FOR)
+                if not _is_named(tx, job)
+            ]
+        if expired:  # each deletion reads what is stored
+            self._store.forget(*{job.cid for job in expired if job.cid is not None})
+        for job in expired:
+            with self._db.begin() as tx:
+                locked = tx.training.locked(job.id)
+                if locked is not None:
+                    tx.training.save(replace(locked, cid=None))
+        return len(expired)
+
     def _job_of(self, job_id: str, account: Account) -> TrainingJob:
         with self._db.begin() as tx:
             job = tx.training.get(job_id)
@@ -200,6 +227,14 @@ class Publication:
         if job.creator != account:
             raise Forbidden(f"only the creator of {job_id} may register its adapter", param="job_id")
         return job
+
+
+def _is_named(tx: UnitOfWork, job: TrainingJob) -> bool:
+    """Whether a version names the folder of an imported adapter."""
+    if job.cid is None or job.result is None:
+        return False
+    versions = tx.chain.versions(adapter_digest=job.result.adapter_digest)
+    return cid_digest(job.cid) in {version.record.cid_digest for version in versions}
 
 
 def _digests(folder: Path) -> dict[str, str]:

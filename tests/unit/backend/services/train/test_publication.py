@@ -19,7 +19,13 @@ from backend.domain.transactions import PreparedTransaction
 from backend.services.contribute.transfers import Transfers
 from backend.services.market.screening import Screening
 from backend.services.train.imported import ImportedAdapters
-from backend.services.train.publication import Listing, NoBetterThanBase, NotPublished, Publication
+from backend.services.train.publication import (
+    UNREGISTERED_FOR,
+    Listing,
+    NoBetterThanBase,
+    NotPublished,
+    Publication,
+)
 from backend.storage.embedded import EmbeddedStore
 from tests.support.databases import version_row
 from tests.unit.workers.support import CREATOR, DATASET, OTHER_CREATOR, RESULT, JobHarness, transferred
@@ -235,6 +241,33 @@ def test_the_registration_of_an_adapter_from_elsewhere_is_noticed(harness: Publi
     version = harness.confirm(job)
     assert harness.publication.record_registrations() == 1
     assert harness.imports.get(job.id).version_id == version
+
+
+def test_an_import_that_is_not_registered_within_a_week_is_deleted(harness: PublicationHarness) -> None:
+    job = harness.publish_import()
+    harness.jobs.wait(UNREGISTERED_FOR.total_seconds())
+    assert harness.publication.forget_unregistered() == 0
+    harness.jobs.wait(1)
+    assert harness.publication.forget_unregistered() == 1
+    assert job.cid is not None
+    assert not harness.store.has(job.cid)
+    assert harness.publication.forget_unregistered() == 0
+    with pytest.raises(NotPublished, match="import the adapter again"):
+        harness.publication.prepare(job.id, CREATOR, LISTING)
+
+
+def test_the_folder_of_an_import_stays_while_a_version_or_a_later_import_has_it(
+    harness: PublicationHarness,
+) -> None:
+    job = harness.publish_import()
+    harness.jobs.wait(UNREGISTERED_FOR.total_seconds() + 1)
+    again = harness.publish_import()
+    assert harness.publication.forget_unregistered() == 0
+    harness.confirm(again)  # recorded for neither of them yet
+    harness.jobs.wait(UNREGISTERED_FOR.total_seconds() + 1)
+    assert harness.publication.forget_unregistered() == 0
+    assert job.cid is not None
+    assert harness.store.has(job.cid)
 
 
 def test_ones_own_adapter_is_listed_again_without_a_word(harness: PublicationHarness) -> None:
