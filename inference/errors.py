@@ -50,6 +50,18 @@ class OverloadedError(InferenceError):
         super().__init__(f"{num_requests} requests{size} are waiting already; try again shortly")
 
 
+class DrainingError(InferenceError):
+    """The engine finishes its requests and then ends; nothing was charged or started. Its code is that of a
+    full queue: the engine has not failed, and another one may take the request.
+    """
+
+    code = OverloadedError.code
+    is_retryable = True
+
+    def __init__(self) -> None:
+        super().__init__("the engine is about to stop and takes no further requests; try again shortly")
+
+
 class DeadlineExceededError(InferenceError):
     """The request's deadline has passed. A retry may succeed when the engine is less busy."""
 

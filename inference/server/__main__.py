@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 async def _serve(options: argparse.Namespace) -> None:
     server = EngineServer(_config(options, resolve_model(options.model, options.model_cache)))
-    stop_on_request(server.stop, at_end_of_stdin=options.exit_with_stdin)
+    stop_on_request(server.drain, server.stop if options.exit_with_stdin else None)
     watchdog.start(options.socket, options.stall_seconds)
     await server.serve(options.socket)
 

@@ -8,7 +8,7 @@ import threading
 from typing import TYPE_CHECKING
 
 from inference.engine import Engine
-from inference.errors import InferenceError, OverloadedError
+from inference.errors import DrainingError, InferenceError, OverloadedError
 from inference.kernels.threads import set_num_threads
 from inference.model.sources import model_name
 from inference.outputs import Failure
@@ -55,6 +55,8 @@ class EngineThread:
         self.metrics = EngineMetrics(model_name(config.model_path))
         self._submission_limit = SubmissionLimit(config.max_waiting, config.max_waiting_tokens)
         self._thread: threading.Thread | None = None
+        self.is_draining = False
+        """Whether further requests are refused."""
 
     def start(
         self, deliver: Callable[[Sequence[Output]], None], on_crash: Callable[[BaseException], None]
@@ -75,8 +77,11 @@ class EngineThread:
     def submit(self, request_id: str, payer: str, num_tokens: int, add: Callable[[Engine], None]) -> None:
         """Post a request with a prompt of `num_tokens`. An error raised by `add` is delivered as a `Failure`.
 
-        Raises `OverloadedError` immediately when too many requests are submitted already.
+        Raises `OverloadedError` immediately when too many requests are submitted already, and
+        `DrainingError`.
         """
+        if self.is_draining:
+            raise DrainingError
         self._submission_limit.enter(payer, num_tokens)
         self.metrics.record_arrival(request_id)
 

@@ -53,15 +53,15 @@ async def listen(
         os.umask(old_mask)
 
 
-def stop_on_request(stop: Callable[[], None], *, at_end_of_stdin: bool) -> None:
-    """Call `stop` on the running loop at SIGTERM or SIGINT and, with `at_end_of_stdin`, when standard input
-    ends, as it does when the parent process dies.
+def stop_on_request(at_signal: Callable[[], None], at_end_of_stdin: Callable[[], None] | None) -> None:
+    """Call `at_signal` on the running loop at each SIGTERM or SIGINT and `at_end_of_stdin`, if given, when
+    standard input ends, as it does when the parent process dies.
     """
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop)
-    if at_end_of_stdin:
-        threading.Thread(target=_await_stdin_end, args=(loop, stop), daemon=True).start()
+        loop.add_signal_handler(number, at_signal)
+    if at_end_of_stdin is not None:
+        threading.Thread(target=_await_stdin_end, args=(loop, at_end_of_stdin), daemon=True).start()
 
 
 def _await_stdin_end(loop: asyncio.AbstractEventLoop, stop: Callable[[], None]) -> None:

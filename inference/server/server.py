@@ -28,6 +28,10 @@ logger = logging.getLogger(__name__)
 
 MAX_CONNECTIONS = 64
 """A client needs one connection for all its requests. Each may buffer two frames in either direction."""
+DRAIN_SECONDS = 45.0
+"""Time that running requests have to end. API processes that stop at the same time abort and charge theirs
+within 30 s; Compose and the chart kill after 60 s.
+"""
 
 
 class EngineServer:
@@ -66,6 +70,17 @@ class EngineServer:
             raise RuntimeError("the engine failed") from self._crash
         self._engine_thread.stop()
 
+    def drain(self) -> None:
+        """Refuse further requests, and stop once the running ones have ended, after `DRAIN_SECONDS` at the
+        latest. Called again, stop at once.
+        """
+        if self._engine_thread.is_draining:
+            self.stop()
+            return
+        self._engine_thread.is_draining = True
+        asyncio.get_running_loop().call_later(DRAIN_SECONDS, self.stop)
+        self._stop_if_drained()
+
     def stop(self) -> None:
         """Close all connections; their clients see a retryable error."""
         self._stopped.set()
@@ -84,12 +99,19 @@ class EngineServer:
             await session.run()
         finally:
             del self._sessions[number]
+            self._stop_if_drained()
 
     def _deliver(self, outputs: Sequence[Output]) -> None:
         for output in outputs:
             session = self._sessions.get(int(output.request_id.partition(":")[0]))
             if session is not None:
                 session.deliver(output)
+        self._stop_if_drained()
+
+    def _stop_if_drained(self) -> None:
+        sessions = self._sessions.values()
+        if self._engine_thread.is_draining and not any(session.has_requests for session in sessions):
+            self.stop()
 
     def _handle_crash(self, error: BaseException) -> None:
         self._crash = error

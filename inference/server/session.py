@@ -93,6 +93,10 @@ class Session:
             self._routes.clear()
             self._writer.close()
 
+    @property
+    def has_requests(self) -> bool:
+        return bool(self._routes)
+
     def close(self) -> None:
         """Disconnect; `run` then ends as if the client had disconnected."""
         self._writer.close()

@@ -40,7 +40,7 @@ async def _serve(options: argparse.Namespace) -> None:
 
     torch.set_num_threads(options.num_threads)
     server = GradientServer(Scorer(resolve_model(options.model, options.model_cache)))
-    stop_on_request(server.stop, at_end_of_stdin=options.exit_with_stdin)
+    stop_on_request(server.stop, server.stop if options.exit_with_stdin else None)
     await server.serve(options.socket)
 
 

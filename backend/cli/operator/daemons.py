@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from backend.installation.installation import Installation
     from backend.services.settle.settler import Settler
 
+FINISH_SECONDS = 10
+"""Time that requests have to end when the API stops. Then answers are aborted and charged up to there."""
 SETTLE_SECONDS = 0.5
 UPLOADS_SECONDS, CLEANUP_SECONDS = 1.0, 60.0
 IDLE_RESTS, MAX_REST_SECONDS = 9, 60.0
@@ -57,7 +59,7 @@ def serve() -> None:
         port=settings.api_port,
         log_config=None,
         access_log=False,
-        timeout_graceful_shutdown=10,
+        timeout_graceful_shutdown=FINISH_SECONDS,
     )
 
 

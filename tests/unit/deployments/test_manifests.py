@@ -14,8 +14,11 @@ from typing import Any
 import pytest
 import yaml
 
+from backend.cli.operator.daemons import FINISH_SECONDS
 from backend.installation.readiness import KEPT_SECONDS, PART_SECONDS
+from backend.services.answers.generate import GenerateLimits
 from backend.settings import BaseEntry, Settings
+from inference.server.server import DRAIN_SECONDS
 from tests.support.images import Dockerfile
 
 ROOT = Path(__file__).parents[3]
@@ -40,6 +43,16 @@ def test_the_chart_waits_for_readiness_longer_than_a_part_may_take() -> None:
     template = (DEPLOYMENTS / "chart" / "templates" / "statefulset.yaml").read_text()
     (seconds,) = re.findall(r"path: /ready,.*\n.*\n +timeoutSeconds: (\d+)", template)
     assert int(seconds) > PART_SECONDS + KEPT_SECONDS
+
+
+def test_engines_may_finish_the_answers_that_a_stopping_api_still_charges() -> None:
+    charged = FINISH_SECONDS + GenerateLimits(answer_seconds=1).close_seconds
+    template = (DEPLOYMENTS / "chart" / "templates" / "statefulset.yaml").read_text()
+    (grace,) = re.findall(r"terminationGracePeriodSeconds: (\d+)", template)
+    assert charged < DRAIN_SECONDS < int(grace)
+    for name, each in own_services().items():
+        assert each["stop_grace_period"] == f"{grace}s", name
+    assert "engine" in COMPOSE["services"]["api"]["depends_on"], "Compose stops dependents first"
 
 
 def test_services_of_the_namespace_set_no_variables_in_the_chart_s_pod() -> None:
