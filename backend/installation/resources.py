@@ -97,7 +97,7 @@ class Resources:
         if kubo:
             from backend.storage.kubo import KuboStore
 
-            return KuboStore(kubo)
+            return KuboStore(kubo, self.settings.home / "kubo-garbage")
         if bucket:
             from backend.storage.s3 import S3Store
 

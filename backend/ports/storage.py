@@ -101,8 +101,14 @@ class BlobStore(Protocol):
         ...
 
     def forget(self, *cids: Cid) -> None:
-        """Unpin these folders and delete blocks that no other pin needs. The embedded store deletes at once,
-        an IPFS daemon when it collects garbage.
+        """Unpin these folders and delete blocks that no other pin needs. An IPFS daemon deletes them by
+        `delete_forgotten`, other stores at once.
+        """
+        ...
+
+    def delete_forgotten(self) -> None:
+        """Delete what is forgotten and still stored, if anything is. An IPFS daemon collects its garbage,
+        which takes minutes if it has many blocks; meanwhile it stores no folders.
         """
         ...
 

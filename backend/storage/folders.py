@@ -52,6 +52,9 @@ class FolderStore(ABC):
     def copies(self, before: float) -> list[Cid]:  # noqa: ARG002 - none is deleted
         return []
 
+    def delete_forgotten(self) -> None:  # noqa: B027 - most stores delete what they forget
+        """Deletes nothing."""
+
     def folder_cid(self, files: Mapping[str, Path | bytes]) -> Cid:
         return folder_cid(files)
 

@@ -17,9 +17,12 @@ from backend.storage.unixfs import Tree, import_tree
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+    from pathlib import Path
     from typing import BinaryIO
 
 DEFAULT_TIMEOUT_SECONDS = 60
+GARBAGE_TIMEOUT_SECONDS = 3600
+"""Time that a daemon may take to look at all its blocks."""
 
 
 class KuboStore(FolderStore):
@@ -30,7 +33,10 @@ class KuboStore(FolderStore):
     `Unavailable` after `timeout_seconds`: the daemon cannot distinguish missing from slow.
     """
 
-    def __init__(self, address: str, *, timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS) -> None:
+    def __init__(
+        self, address: str, garbage: Path, *, timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS
+    ) -> None:
+        """`garbage`: an empty file that is there while forgotten folders are to be deleted."""
         import ipfshttpclient
 
         # The client passes urllib3 an argument that 2.x deprecates; hence `urllib3<3` in pyproject.toml.
@@ -38,6 +44,7 @@ class KuboStore(FolderStore):
         # Not `connect`: it checks the version and warns about current daemons. The calls here are stable.
         multiaddr = to_multiaddr(address)
         self._client: Any = ipfshttpclient.Client(multiaddr, session=True, timeout=timeout_seconds)
+        self._garbage = garbage
         super().__init__(self._fetch)
 
     def has(self, cid: Cid) -> bool:
@@ -56,8 +63,20 @@ class KuboStore(FolderStore):
             return
 
     def forget(self, *cids: Cid) -> None:
+        self._garbage.touch()  # first: a crash leaves nothing that is never deleted
         for cid in cids:
             self.unpin(cid)
+
+    def delete_forgotten(self) -> None:
+        try:
+            seen = self._garbage.stat().st_mtime_ns
+        except FileNotFoundError:
+            return
+        with self._errors():
+            for _ in self._client.repo.gc(stream=True, timeout=GARBAGE_TIMEOUT_SECONDS):
+                pass
+        if self._garbage.stat().st_mtime_ns == seen:  # nothing was forgotten meanwhile
+            self._garbage.unlink()
 
     def add_car(self, cid: Cid, car: Iterable[bytes]) -> None:
         root = decode_cid(cid)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 FINISH_SECONDS = 10
 """Time that requests have to end when the API stops. Then answers are aborted and charged up to there."""
 SETTLE_SECONDS = 0.5
-UPLOADS_SECONDS, CLEANUP_SECONDS = 1.0, 60.0
+UPLOADS_SECONDS, CLEANUP_SECONDS, GARBAGE_SECONDS = 1.0, 60.0, 3600.0
 IDLE_RESTS, MAX_REST_SECONDS = 9, 60.0
 """Times as long as it took to find nothing due, the settler rests: receipts that are not worth their gas wait
 for a day, and it takes time to add up many.
@@ -193,6 +193,7 @@ def _settle(installation: Installation, stop: threading.Event) -> None:
         installation.transfers.sweep,
         at_most_every(CLEANUP_SECONDS, datanets.withdrawn_content.sweep),
         at_most_every(CLEANUP_SECONDS, datanets.folders.sweep),
+        at_most_every(GARBAGE_SECONDS, installation.blobs.delete_forgotten),
     )
     with ThreadPoolExecutor(1, "uploads") as pool:
         uploads = pool.submit(_advance_uploads, sweeps, stop)

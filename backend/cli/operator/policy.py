@@ -115,6 +115,7 @@ def takedown(
             echo(f"waiting for {len(takedown.running)} running answers")
             while not installation.denials.drop_folders(takedown):
                 time.sleep(POLL_SECONDS)
+        installation.blobs.delete_forgotten()
     echo("all local copies are deleted")
 
 

@@ -42,8 +42,8 @@ def rpc_url(embedded: EmbeddedStore) -> Iterator[str]:
 
 
 @pytest.fixture
-def kubo(rpc_url: str) -> Iterator[KuboStore]:
-    store = KuboStore(rpc_url, timeout_seconds=20)
+def kubo(rpc_url: str, tmp_path: Path) -> Iterator[KuboStore]:
+    store = KuboStore(rpc_url, tmp_path / "garbage", timeout_seconds=20)
     yield store
     store.close()
 

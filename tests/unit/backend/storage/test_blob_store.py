@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from backend.ports.storage import BlobStore
+    from backend.storage.kubo import KuboStore
 
 pytestmark = pytest.mark.filterwarnings("ignore:The 'strict' parameter:FutureWarning")
 
@@ -293,6 +294,53 @@ def test_what_is_forgotten_is_not_kept_and_its_neighbours_are(store: BlobStore) 
     assert not store.has(cid)
     assert store.has(other)
     assert store.read(other, "other") == b"1"
+
+
+def test_forgotten_blocks_are_deleted_and_what_the_daemon_caches_only_then(
+    kubo: KuboStore, embedded: EmbeddedStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cid, kept = kubo.add_folder(FILES), kubo.add_folder({"empty": b"", "other": b"1"})
+    cached = embedded.add_folder({"cached": b"2"})
+    embedded.unpin(cached)
+    kubo.delete_forgotten()
+    assert embedded.block(cached), "nothing was forgotten: no collection"
+
+    kubo.forget(cid)
+    assert embedded.read(cid, "notes/deep/one") == b"1"
+
+    def fail() -> list[Cid]:
+        raise Unavailable("busy")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(embedded, "collect_garbage", fail)
+        with pytest.raises(Unavailable):
+            kubo.delete_forgotten()
+    kubo.delete_forgotten()
+    for gone in (cid, cached):
+        with pytest.raises(ContentMissing):
+            embedded.block(gone)
+    assert kubo.read(kept, "other") == b"1"
+
+
+def test_what_is_forgotten_during_a_collection_is_deleted_by_the_next_one(
+    kubo: KuboStore, embedded: EmbeddedStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = kubo.add_folder({"a": b"1"}), kubo.add_folder({"b": b"2"})
+    kubo.forget(first)
+    collect = embedded.collect_garbage
+
+    def collect_and_forget() -> list[Cid]:
+        found = collect()
+        kubo.forget(second)
+        return found
+
+    with monkeypatch.context() as patched:
+        patched.setattr(embedded, "collect_garbage", collect_and_forget)
+        kubo.delete_forgotten()
+    assert embedded.block(second)
+    kubo.delete_forgotten()
+    with pytest.raises(ContentMissing):
+        embedded.block(second)
 
 
 def copy_of(files: dict[str, bytes | Path], store: BlobStore, folder: Path) -> Cid:

@@ -146,9 +146,11 @@ def test_a_daemon_that_pins_something_else_is_found_out(
         kubo.add_folder({"a": b"x"})
 
 
-def test_content_that_a_daemon_does_not_find_in_time_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_content_that_a_daemon_does_not_find_in_time_is_missing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     """A daemon searches for it without an end."""
-    store = KuboStore("http://127.0.0.1:9", timeout_seconds=2)
+    store = KuboStore("http://127.0.0.1:9", tmp_path / "garbage", timeout_seconds=2)
 
     def search(_cid: str) -> bytes:
         raise exceptions.TimeoutError(None)
@@ -159,8 +161,8 @@ def test_content_that_a_daemon_does_not_find_in_time_is_missing(monkeypatch: pyt
     store.close()
 
 
-def test_no_daemon_is_unavailable() -> None:
-    store = KuboStore("http://127.0.0.1:9", timeout_seconds=2)
+def test_no_daemon_is_unavailable(tmp_path: Path) -> None:
+    store = KuboStore("http://127.0.0.1:9", tmp_path / "garbage", timeout_seconds=2)
     with pytest.raises(Unavailable):
         store.add_folder({"a": b"x"})
     store.close()

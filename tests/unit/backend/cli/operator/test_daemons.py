@@ -24,6 +24,7 @@ def installation(advance: Callable[[], int], run_once: Callable[[], Progress]) -
             folders=SimpleNamespace(sweep=lambda: None),
         ),
         transfers=SimpleNamespace(sweep=lambda: None),
+        blobs=SimpleNamespace(delete_forgotten=lambda: None),
     )
 
 
