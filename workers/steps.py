@@ -81,6 +81,8 @@ class Steps:
         self._options = options
         self._stopping = threading.Event()
         self._home = home_id(options.home)
+        self._has_job_failed = False
+        """Whether the process of the running step reported that its job fails."""
 
     def stop(self) -> None:
         """Release running work, which is resumed from its last checkpoint."""
@@ -184,6 +186,7 @@ class Steps:
         if last is None:
             self._leases.release(leased)
         elif last.kind == "failed":
+            self._has_job_failed = True
             self._leases.fail(leased, last.data)
         else:
             on_done(leased, TrainingResult(**last.data))
@@ -232,11 +235,11 @@ class Steps:
         if leased is None:
             yield None
             return
-        started, outcome = time.monotonic(), "failed"
+        started, outcome, self._has_job_failed = time.monotonic(), "failed", False
         try:
             with Heartbeat(self._leases, leased) as heartbeat:
                 yield leased, heartbeat
-            outcome = "ended"
+            outcome = "job_failed" if self._has_job_failed else "ended"
         except LeaseLost:
             outcome = "lost"
             log.info("lost the lease of %s", job_id)

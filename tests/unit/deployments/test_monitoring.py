@@ -13,6 +13,7 @@ from prometheus_client import REGISTRY, CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 import backend.metrics  # noqa: F401 - their names
+from backend.api.middleware import POLLED
 from backend.domain.figures import Figures, Pending
 from backend.domain.live_agreement import LiveAgreement
 from backend.installation.metrics import StateCollector
@@ -66,9 +67,52 @@ def test_every_alert_says_what_is_wrong_and_what_to_do() -> None:
         assert {"summary", "action"} <= set(rule["annotations"])
 
 
+def expression(alert: str) -> str:
+    return next(str(rule["expr"]) for rule in alerts() if rule["alert"] == alert)
+
+
+def panels() -> list[str]:
+    found = json.loads((FOLDER / "dashboard.json").read_text())["panels"]
+    return [target["expr"] for panel in found for target in panel["targets"]]
+
+
+def test_nothing_is_compared_across_targets_without_an_aggregation() -> None:
+    """Each machine is a target and has the same series. `on()` makes them many-to-many, which is an error, or
+    takes one engine for another.
+    """
+    everything = [*(rule["expr"] for rule in alerts()), *panels()]
+    assert not [text for text in everything if "on()" in text]
+    behind = "max(loraledger_chain_head_block) - max(loraledger_indexed_block)"
+    assert behind in panels()
+    assert expression("LoraledgerIndexerBehind").startswith(behind)
+
+
+def test_failed_transactions_are_compared_with_those_of_every_instance_an_hour_ago() -> None:
+    """Counters survive restarts, and a pod that is replaced has another address."""
+    now, ago = expression("LoraledgerTransactionsFail").split(" or ")[1].split(" unless ")
+    assert now.startswith("(sum by (function, step) (")
+    assert ago.startswith("sum by (function, step) (")
+
+
+def test_probes_neither_dilute_nor_cause_the_alert_about_server_errors() -> None:
+    excluded = re.findall(r'route!~"([^"]+)"', expression("LoraledgerServerErrors"))
+    assert [set(routes.split("|")) for routes in excluded] == [POLLED, POLLED]
+
+
+def test_answers_fail_by_codes_that_the_api_has() -> None:
+    failed, again = re.findall(r'code=~"([^"]+)"', expression("LoraledgerAnswersFail"))
+    assert failed == again
+    page = (FOLDER.parents[1] / "docs" / "api.md").read_text()
+    for code in failed.split("|"):
+        assert re.search(rf"^\| `{code}` \| 50[03] \|", page, re.MULTILINE), code
+
+
+def test_jobs_that_their_process_fails_are_alerted_of_where_the_operator_may_be_the_cause() -> None:
+    assert 'outcome="job_failed", step="train"' in expression("LoraledgerTrainingFails")
+
+
 def test_every_panel_shows_a_metric_that_is_there() -> None:
-    panels = json.loads((FOLDER / "dashboard.json").read_text())["panels"]
-    shown = named([target["expr"] for panel in panels for target in panel["targets"]])
+    shown = named(panels())
     assert shown <= set(exposed())
     assert len(shown) > 25
 

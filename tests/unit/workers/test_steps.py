@@ -86,15 +86,23 @@ def test_rows_that_changed_since_validation_fail_the_job(harness: StepsHarness) 
     assert failed.error["code"] == "dataset_changed"
 
 
+def num_steps(step: str, outcome: str) -> float:
+    labels = {"step": step, "outcome": outcome}
+    return REGISTRY.get_sample_value("loraledger_task_seconds_count", labels) or 0.0
+
+
 def test_a_diverged_training_fails_the_job_with_its_step(harness: StepsHarness) -> None:
     harness.program = "say('failed', code='non_finite_loss', message='the loss is nan at step 7', step=7)"
     job = harness.jobs.job()
+    ended, failed = num_steps("validate", "ended"), num_steps("train", "job_failed")
     harness.run(job.id, Step.VALIDATE, Step.TRAIN)
     assert harness.jobs.training.get(job.id).error == {
         "code": "non_finite_loss",
         "message": "the loss is nan at step 7",
         "step": 7,
     }
+    assert num_steps("validate", "ended") == ended + 1
+    assert num_steps("train", "job_failed") == failed + 1
 
 
 def test_metrics_count_the_tokens_that_a_receipt_charges(harness: StepsHarness) -> None:
