@@ -44,6 +44,7 @@ def create_app(home: Path, broker_url: str = "") -> Celery:
     app.conf.update(
         **transport,
         broker_connection_retry_on_startup=True,
+        broker_channel_error_retry=True,  # RabbitMQ closes the channel of a worker that is busy for too long
         task_serializer="json",
         accept_content=["json"],
         task_ignore_result=True,

@@ -81,8 +81,9 @@ def redis_server() -> Iterator[str]:
 
 
 @contextmanager
-def rabbitmq_server() -> Iterator[str]:
-    """Run RabbitMQ for the block, on free ports of loopback; yields its Celery URL.
+def rabbitmq_server(options: str = "") -> Iterator[str]:
+    """Run RabbitMQ for the block, on free ports of loopback; yields its Celery URL. `options`: of the Erlang
+    machine.
 
     Errors: `AssertionError` that names the package, if it is not installed.
     """
@@ -103,6 +104,7 @@ def rabbitmq_server() -> Iterator[str]:
             "RABBITMQ_LOGS": "-",
             "RABBITMQ_MNESIA_BASE": f"{folder}/data",
             "RABBITMQ_NODENAME": f"test{port}@localhost",
+            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": options,
         }
         log = Path(folder) / "output.log"
         with (
