@@ -19,7 +19,7 @@ class Measurement:
 
     seconds: float
     num_tokens: int  # new tokens, without prompts
-    ttft_seconds: list[float]  # of each request, from its submission
+    ttft_seconds: list[float]  # of each timed request, from its submission
     itl_seconds: list[float]  # gaps between consecutive tokens of a request, for all requests
     rss_bytes: int  # at the end of the run
     peak_rss_bytes: int  # since the process started
@@ -42,8 +42,10 @@ class TokenClock:
         self._ttft: list[float] = []
         self._itl: list[float] = []
 
-    def submit(self, request_id: str) -> None:
-        self._submitted[request_id] = time.perf_counter()
+    def submit(self, request_id: str, *, is_timed: bool = True) -> None:
+        """`is_timed`: whether the request's time to first token counts."""
+        if is_timed:
+            self._submitted[request_id] = time.perf_counter()
 
     def tokens(self, request_id: str, count: int) -> None:
         """Record `count` tokens that arrived together: the first ends a gap, the others have a zero gap."""
@@ -51,10 +53,10 @@ class TokenClock:
             return
         at = time.perf_counter()
         last = self._last_token.get(request_id)
-        if last is None:
-            self._ttft.append(at - self._submitted[request_id])
-        else:
+        if last is not None:
             self._itl.append(at - last)
+        elif request_id in self._submitted:
+            self._ttft.append(at - self._submitted[request_id])
         self._itl += [0.0] * (count - 1)
         self._last_token[request_id] = self._ended = at
         self._num_tokens += count

@@ -122,7 +122,9 @@ class OurEngine:
         )
 
     def closed_loop(self, **fields: Any) -> Measurement:
-        """Run `num_clients` clients; each submits its next request when its last one is answered."""
+        """Run `num_clients` clients; each submits its next request when its last one is answered. All send
+        their first one at once to an idle engine, so it has no time to first token.
+        """
         workload = ClosedLoop(**fields)
         for folder in workload.adapters:
             self._reference(folder)  # hash all adapters before the clock starts
@@ -135,7 +137,9 @@ class OurEngine:
         def submit_next() -> None:
             for number, (prompt, folder, new_tokens) in requests:
                 in_flight[str(number)] = folder
-                self._submit(clock, str(number), prompt, self._reference(folder), new_tokens)
+                is_first = number < workload.num_clients
+                adapter = self._reference(folder)
+                self._submit(clock, str(number), prompt, adapter, new_tokens, is_timed=not is_first)
                 return
 
         for _ in range(workload.num_clients):
@@ -221,10 +225,17 @@ class OurEngine:
         return clock
 
     def _submit(
-        self, clock: TokenClock, name: str, prompt: list[int], adapter: AdapterRef | None, new_tokens: int
+        self,
+        clock: TokenClock,
+        name: str,
+        prompt: list[int],
+        adapter: AdapterRef | None,
+        new_tokens: int,
+        *,
+        is_timed: bool = True,
     ) -> None:
         sampling = Sampling(max_tokens=new_tokens, temperature=0.0, ignore_eos=True)
-        clock.submit(name)
+        clock.submit(name, is_timed=is_timed)
         self._engine.add(Generate(name, prompt=".", adapter=adapter, sampling=sampling), prompt)
 
     def _finished(self, clock: TokenClock) -> Iterator[str]:

@@ -34,6 +34,16 @@ def test_a_first_token_counts_from_its_own_submission_and_the_rest_from_the_toke
     assert measured.num_tokens == 2
 
 
+def test_a_request_that_is_not_timed_has_gaps_but_no_first_token(time: SimpleNamespace) -> None:
+    clock = TokenClock()
+    clock.submit("a", is_timed=False)
+    for _ in range(2):
+        time.now += 1
+        clock.tokens("a", 1)
+    measured = clock.measurement()
+    assert (measured.ttft_seconds, measured.itl_seconds, measured.num_tokens) == ([], [1], 2)
+
+
 def test_tokens_that_come_at_once_end_one_gap(time: SimpleNamespace) -> None:
     clock = TokenClock()
     clock.submit("a")
