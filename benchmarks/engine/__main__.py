@@ -107,7 +107,7 @@ def _report(results: Results, options: argparse.Namespace) -> dict[str, Any]:
 
 def _print(report: dict[str, Any]) -> None:
     for one in report["rows"]:
-        speed, first = one["tokens_per_second"]["median"], one["ttft_ms"]["p50"]
+        speed, first = one["tokens_per_second"]["median"], one["ttft_ms"]["p50"]["median"]
         print(
             f"{one['contestant']:20} {one['scenario']:16} {speed:8.0f} tok/s {first:8.1f} ms to first token"
         )

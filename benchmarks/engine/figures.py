@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.engine.launcher import (
@@ -27,11 +27,12 @@ if TYPE_CHECKING:
 
 MIB = 2**20
 QUIET = 0.05  # CPU share of other processes above which a run is not representative
+MIN_FOR_P99 = 100  # samples; the p99 of fewer is their maximum
 
 
 @dataclass(frozen=True, slots=True)
 class Ratio:
-    """A figure over all repeats, with the lowest and highest of a single repeat."""
+    """The median over the repeats, with the lowest and highest of a single repeat."""
 
     value: float
     low: float
@@ -41,11 +42,10 @@ class Ratio:
 def row(entry: Entry, runs: Sequence[Run]) -> dict[str, Any]:
     """The row of one contestant in one scenario.
 
-    Latency percentiles are over all repeats together. If a run has a single gap between tokens, it is a mean,
-    and percentiles are None.
+    Latency percentiles are of each repeat, with their median and range. If a run has a single gap between
+    tokens, it is a mean, and percentiles are None.
     """
     measured = [run.measurement for run in runs]
-    first = [seconds for one in measured for seconds in one.ttft_seconds]
     gaps = [seconds for one in measured for seconds in one.itl_seconds]
     has_percentiles = len(gaps) > len(runs)
     return {
@@ -53,8 +53,8 @@ def row(entry: Entry, runs: Sequence[Run]) -> dict[str, Any]:
         "scenario": entry[1],
         "num_runs": len(runs),
         "tokens_per_second": spread([one.tokens_per_second for one in measured]),
-        "ttft_ms": _latency(first),
-        "itl_ms": _latency(gaps) if has_percentiles else {"p50": None, "p99": None},
+        "ttft_ms": _latency([one.ttft_seconds for one in measured]),
+        "itl_ms": _latency([one.itl_seconds for one in measured] if has_percentiles else []),
         "itl_mean_ms": 1000 * sum(gaps) / len(gaps) if gaps else None,
         "rss_mib": percentile([one.rss_bytes for one in measured], 50) / MIB,
         "peak_rss_mib": max(one.peak_rss_bytes for one in measured) / MIB,
@@ -72,8 +72,7 @@ def is_quiet(rows: Sequence[dict[str, Any]]) -> bool:
 def ratios(results: Results) -> dict[str, Ratio | None]:
     """All ratios by name; None if one of the compared scenarios was not run.
 
-    A ratio is the median over repeats of ratios of runs of the same repeat, which were close in time. Ratios
-    of a percentile are the exception: their value compares the percentiles over all repeats together.
+    A ratio is the median over repeats of ratios of runs of the same repeat, which were close in time.
     """
     runs = results.runs
     lora32 = (OURS, "lora32")
@@ -88,7 +87,7 @@ def ratios(results: Results) -> dict[str, Ratio | None]:
         "lora32_vs_base": _quotient(runs.get(lora32), runs.get(base)),
         "lora1_vs_base": _quotient(runs.get(lora1), runs.get(base)),
         "zipf1000_vs_5": _quotient(runs.get(many), runs.get(few)),
-        "zipf1000_p99_ttft_vs_5": _p99_quotient(runs.get(many), runs.get(few)),
+        "zipf1000_p99_ttft_vs_5": _quotient(runs.get(many), runs.get(few), _p99_ttft),
         "cold_minus_warm_ms": _figure(runs.get((OURS, "cold")), "cold_minus_warm_ms"),
         "registry_overhead": _figure(runs.get((OURS, "residents")), "registry_overhead"),
         "limit_fraction_base": _figure(runs.get((OURS, "profile_base")), "limit_fraction"),
@@ -136,15 +135,8 @@ def _fastest(
     return max(present, key=lambda runs: spread([figure(run) for run in runs])["median"], default=None)
 
 
-def _p99_ttft(*runs: Run) -> float:
-    return percentile([seconds for run in runs for seconds in run.measurement.ttft_seconds], 99)
-
-
-def _p99_quotient(ours: Sequence[Run] | None, theirs: Sequence[Run] | None) -> Ratio | None:
-    single = _quotient(ours, theirs, _p99_ttft)
-    if single is None or ours is None or theirs is None:
-        return None
-    return replace(single, value=_p99_ttft(*ours) / _p99_ttft(*theirs))
+def _p99_ttft(run: Run) -> float:
+    return percentile(run.measurement.ttft_seconds, 99)
 
 
 def _quotient(
@@ -164,7 +156,13 @@ def _ratio(values: Sequence[float]) -> Ratio:
     return Ratio(found["median"], found["min"], found["max"])
 
 
-def _latency(seconds: Sequence[float]) -> dict[str, float | None]:
-    if not seconds:
-        return {"p50": None, "p99": None}
-    return {"p50": 1000 * percentile(seconds, 50), "p99": 1000 * percentile(seconds, 99)}
+def _latency(repeats: Sequence[Sequence[float]]) -> dict[str, dict[str, float] | None]:
+    """Percentiles in milliseconds. None if a repeat has no samples, and for p99 fewer than `MIN_FOR_P99`."""
+    fewest = min(map(len, repeats), default=0)
+    needed = {50: 1, 99: MIN_FOR_P99}
+    return {
+        f"p{percent}": spread([1000 * percentile(seconds, percent) for seconds in repeats])
+        if fewest >= number
+        else None
+        for percent, number in needed.items()
+    }

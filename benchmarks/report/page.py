@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from benchmarks.engine.figures import QUIET
 from benchmarks.engine.launcher import OURS
 from benchmarks.report.chart import Bar, bar_chart
 from benchmarks.report.ledger import ledger_section
@@ -66,6 +67,12 @@ SCENARIOS = {
     "zipf5": "5 adapters, Zipf",
     "zipf1000": "1,000 adapters, Zipf",
 }
+
+# An earlier version of `benchmarks.engine` stored percentiles as medians alone.
+_POOLED = (
+    "Percentiles without a range are over all repeats together, and those of closed loops include the first "
+    "requests of the clients: they are older than the method above."
+)
 
 # Without a target: these compare our engine with itself, so a faster base makes them worse.
 OWN_RATIOS = {
@@ -178,7 +185,7 @@ def _rows(report: Mapping[str, Any]) -> str:
     rows = [
         [
             row["contestant"],
-            SCENARIOS.get(row["scenario"], row["scenario"].replace("_", " ")),
+            _scenario(row),
             f"{row['tokens_per_second']['median']:,.0f}",
             _pair(row["ttft_ms"]),
             _pair(row["itl_ms"]) if row["itl_ms"]["p50"] is not None else _mean(row["itl_mean_ms"]),
@@ -192,17 +199,45 @@ def _rows(report: Mapping[str, Any]) -> str:
             "",
             f"![Throughput]({CHART})",
             "",
-            *table([*head, "CPU of others", "from disk (MiB)"], _with_conditions(report, rows)),
+            *table([*head, "CPU of others (most)", "from disk (MiB)"], _with_conditions(report, rows)),
             "",
+            *_disturbed(report),
         ]
     )
 
 
 def _with_conditions(report: Mapping[str, Any], rows: list[list[str]]) -> list[list[str]]:
     conditions = [
-        [f"{row['other_cpu']['median']:.0%}", f"{row['disk_read_mib']:,.0f}"] for row in _unprofiled(report)
+        [
+            f"{row['other_cpu']['median']:.0%} ({row['other_cpu']['max']:.0%})",
+            f"{row['disk_read_mib']:,.0f}",
+        ]
+        for row in _unprofiled(report)
     ]
     return [row + more for row, more in zip(rows, conditions, strict=True)]
+
+
+def _disturbed(report: Mapping[str, Any]) -> list[str]:
+    """The rows of which a repeat was disturbed, and the figures that contain it."""
+    found = [
+        f"{row['contestant']}, {_scenario(row)} ({row['other_cpu']['max']:.0%})"
+        for row in report["rows"]
+        if row["other_cpu"]["max"] > QUIET
+    ]
+    texts = []
+    if found:
+        texts.append(
+            f"In a repeat of these rows other processes used more than {QUIET:.0%} of the processor: "
+            f"{'; '.join(found)}. A median over the repeats leaves such a repeat out, its range does not."
+        )
+    if any("min" not in row["ttft_ms"]["p50"] for row in report["rows"] if row["ttft_ms"]["p50"]):
+        texts.append(_POOLED)
+    return [" ".join(texts), ""] if texts else []
+
+
+def _scenario(row: Mapping[str, Any]) -> str:
+    name: str = row["scenario"]
+    return SCENARIOS.get(name, name.replace("_", " "))
 
 
 def _unprofiled(report: Mapping[str, Any]) -> list[Mapping[str, Any]]:
@@ -321,8 +356,13 @@ def cost_of_million(price_per_hour: float, tokens_per_second: float) -> float:
     return price_per_hour / (tokens_per_second * 3_600) * 1_000_000
 
 
-def _pair(latency: Mapping[str, float | None]) -> str:
-    return ", ".join("-" if value is None else f"{value:,.1f}" for value in latency.values())
+def _pair(latency: Mapping[str, Mapping[str, float] | None]) -> str:
+    return ", ".join("-" if value is None else _with_range(value) for value in latency.values())
+
+
+def _with_range(value: Mapping[str, float]) -> str:
+    middle = f"{value['median']:,.1f}"
+    return f"{middle} ({value['min']:,.1f} to {value['max']:,.1f})" if "min" in value else middle
 
 
 def _mean(value: float | None) -> str:

@@ -81,6 +81,24 @@ def test_figures_are_given_with_their_range_and_the_others_named_as_missing(repo
     assert "Any GPU" in text
 
 
+def test_rows_of_which_a_repeat_was_disturbed_are_named(report: dict[str, Any]) -> None:
+    assert "In a repeat of these rows" not in page(report)
+    measured = Measurement(1.0, 900, [0.1], [0.01, 0.02], 1, 1)
+    runs = [Run(measured, share, 0) for share in (0.01, 0.02, 0.5)]
+    report["rows"].append(row((OURS, "chat"), runs))
+    text = page(report)
+    assert "of the processor: loraledger, 4 chats of ten turns (50%). A median" in text
+    assert "| 2% (50%) | 0 |" in text
+
+
+def test_percentiles_have_the_range_of_the_repeats(report: dict[str, Any]) -> None:
+    assert "| 100.0 (100.0 to 100.0), - | 10.0 (10.0 to 10.0), - |" in page(report)
+    assert "over all repeats together" not in page(report)
+    report["rows"][0]["ttft_ms"]["p50"] = {"median": 123.0}  # of an earlier version
+    assert "| 123.0, - |" in page(report)
+    assert "over all repeats together" in page(report)
+
+
 def test_a_profiled_step_is_reported_with_the_limits_of_the_machine(report: dict[str, Any]) -> None:
     parts = {f"{name}_ms": 2.0 for name in PARTS} | {"step_ms": 12.0}
     measured = Measurement(1.0, 900, [0.1], [0.01, 0.02], 1, 1, parts | dict.fromkeys(LIMITS, 4.0))
