@@ -97,6 +97,7 @@ def _report(results: Results, options: argparse.Namespace) -> dict[str, Any]:
         "rows": rows,
         "is_quiet": is_quiet(rows),
         "machine": machine.describe(),
+        "commit": machine.commit(),
         "num_threads": options.threads,
         "num_repeats": options.repeats,
         "versions": results.versions,

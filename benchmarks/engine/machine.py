@@ -1,14 +1,17 @@
-"""Describes the machine and measures CPU use and disk reads. Linux. Standard library only."""
+"""Describes machine and code, and measures CPU use and disk reads. Linux. Standard library only."""
 
 from __future__ import annotations
 
 import os
 import platform
+import shutil
+import subprocess
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+_ROOT = Path(__file__).resolve().parents[2]
 _TICK = os.sysconf("SC_CLK_TCK")
 # The flags that decide the speed of bf16 products.
 _RELEVANT_FLAGS = (
@@ -22,6 +25,15 @@ _RELEVANT_FLAGS = (
     "i8mm",
     "sve",
 )
+# By part of the text: its name in /proc/cpuinfo, on x86 and on ARM.
+_CPU_MODEL = {
+    "family": "cpu family",
+    "model": "model",
+    "stepping": "stepping",
+    "implementer": "CPU implementer",
+    "part": "CPU part",
+    "revision": "CPU revision",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,18 +67,31 @@ class Usage:
 
 
 def describe() -> dict[str, Any]:
-    """CPU, relevant flags, memory, and versions of system and Python."""
+    """CPU, relevant flags, memory, and versions of system and Python. `cpu_model` tells apart CPUs of one
+    name, which virtual machines shorten.
+    """
     info = dict(_fields(Path("/proc/cpuinfo").read_text().split("\n\n", 1)[0]))
     flags = set(info.get("flags", info.get("Features", "")).split())
     memory = dict(_fields(Path("/proc/meminfo").read_text()))["MemTotal"]
     return {
         "cpu": info.get("model name", platform.machine()),
+        "cpu_model": ", ".join(f"{part} {info[name]}" for part, name in _CPU_MODEL.items() if name in info),
         "num_cores": os.cpu_count(),
         "flags": [flag for flag in _RELEVANT_FLAGS if flag in flags],
         "memory_gib": round(int(memory.split()[0]) / 2**20, 1),
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
     }
+
+
+def commit() -> str | None:
+    """The commit of this code, with "+" if tracked files differ from it; None outside of a repository."""
+    git = shutil.which("git")
+    if git is None or not (_ROOT / ".git").exists():
+        return None
+    command = [git, "-C", str(_ROOT), "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty=+"]
+    found = subprocess.run(command, capture_output=True, text=True, check=False)
+    return found.stdout.strip() or None
 
 
 def _fields(text: str) -> list[tuple[str, str]]:

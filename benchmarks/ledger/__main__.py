@@ -59,6 +59,7 @@ def report_of(runs: Mapping[str, Sequence[Load]], size: Size) -> dict[str, Any]:
         "is_quiet": is_quiet(rows),
         "size": asdict(size),
         "machine": machine.describe(),
+        "commit": machine.commit(),
         "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 

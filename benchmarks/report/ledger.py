@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.ledger.gas import Market, claim_dollars, gas_per_thousand, share_of_revenue
+from benchmarks.report.origin import commit_text, cpu_text
 from tools.markdown import table
 
 if TYPE_CHECKING:
@@ -33,8 +34,9 @@ def ledger_section(report: Mapping[str, Any] | None) -> str:
 def _times(report: Mapping[str, Any]) -> list[str]:
     size, machine, ranges = report["size"], report["machine"], report["ranges"]
     text = (
-        f"Measured by `python -m benchmarks.ledger --json` on {machine['cpu']} with {machine['num_cores']} "
-        f"cores, {report['finished_at']}. {size['num_clients']} clients stream answers of "
+        f"Measured by `python -m benchmarks.ledger --json` on {cpu_text(machine)} with "
+        f"{machine['num_cores']} cores, {commit_text(report)}, {report['finished_at']}. "
+        f"{size['num_clients']} clients stream answers of "
         f"{size['num_tokens']} tokens by one adapter, {size['num_answers']} per run, {size['repeats']} "
         "alternating repeats; median and range. Without receipts, the API reserves, signs and stores "
         "nothing. Without attribution, the adapter's version has no snapshot, and the engine has no probe."

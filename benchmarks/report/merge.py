@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-_COMMON = ("machine", "num_threads", "num_repeats")
+_COMMON = ("machine", "commit", "num_threads", "num_repeats", "settings")
 
 
 class ReportError(Exception):
@@ -17,15 +17,16 @@ class ReportError(Exception):
 def merge(reports: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """One report with the rows and ratios of all; every ratio compares runs of one report.
 
-    Raises `ReportError` for reports of different machines or settings, and for a row that two of them have.
+    Raises `ReportError` for reports of different machines, commits, settings or versions, and for a row that
+    two of them have.
     """
     first = reports[0]
     merged = {**first, "rows": [], "ratios": {}, "ranges": {}, "versions": {}}
     for report in reports:
         for name in _COMMON:
-            if report[name] != first[name]:
-                raise ReportError(f"the reports differ in {name}: {first[name]} and {report[name]}")
-        merged["versions"] |= report["versions"]
+            _check_equal(name, first.get(name), report.get(name))
+        for name, version in report["versions"].items():
+            _check_equal(f"the version of {name}", merged["versions"].setdefault(name, version), version)
         for name in ("ratios", "ranges"):
             merged[name] |= {key: value for key, value in report[name].items() if value is not None}
         merged["rows"] += report["rows"]
@@ -38,3 +39,8 @@ def merge(reports: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     merged["is_quiet"] = all(report["is_quiet"] for report in reports)
     merged["finished_at"] = max(report["finished_at"] for report in reports)
     return merged
+
+
+def _check_equal(name: str, one: object, other: object) -> None:
+    if one != other:
+        raise ReportError(f"the reports differ in {name}: {one} and {other}; measure their groups again")

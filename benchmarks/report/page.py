@@ -9,6 +9,7 @@ from benchmarks.engine.figures import QUIET
 from benchmarks.engine.launcher import OURS
 from benchmarks.report.chart import Bar, bar_chart
 from benchmarks.report.ledger import ledger_section
+from benchmarks.report.origin import commit_text, cpu_text
 from tools.markdown import table
 
 if TYPE_CHECKING:
@@ -135,11 +136,11 @@ def chart(report: Mapping[str, Any]) -> str:
 def _machine(report: Mapping[str, Any]) -> str:
     machine = report["machine"]
     flags = ", ".join(machine["flags"]) or "none"
-    hardware = f"{machine['cpu']}, {machine['num_cores']} cores ({flags}), {machine['memory_gib']} GiB"
+    hardware = f"{cpu_text(machine)}, {machine['num_cores']} cores ({flags}), {machine['memory_gib']} GiB"
     software = f"{machine['system']}, Python {machine['python']}"
     effort = f"{report['num_threads']} threads, {report['num_repeats']} repeats"
     lines = table(["engine", "version", "settings"], _contestants(report))
-    setup = f"{hardware}; {software}; {effort}; {report['finished_at']}."
+    setup = f"{hardware}; {software}; {effort}; {commit_text(report)}; {report['finished_at']}."
     return "\n".join(["## Machine and settings", "", setup, "", *lines, ""])
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
 
-from benchmarks.engine.machine import Usage, describe
+from benchmarks.engine.machine import Usage, commit, describe
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -54,7 +55,21 @@ def test_the_machine_is_described() -> None:
     machine_facts = describe()
     assert machine_facts["cpu"]
     assert machine_facts["num_cores"] == os.cpu_count()
+    assert machine_facts["cpu_model"]
     assert machine_facts["memory_gib"] > 0
+
+
+def test_a_report_names_the_commit_of_its_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b"]
+    monkeypatch.setattr("benchmarks.engine.machine._ROOT", tmp_path)
+    assert commit() is None
+    (tmp_path / "file").write_text("1")
+    for command in (["init", "-q"], ["add", "file"], ["commit", "-qm", "first"]):
+        subprocess.run([*git, *command], check=True)
+    head = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True)
+    assert commit() == head.stdout.strip()
+    (tmp_path / "file").write_text("2")
+    assert commit() == head.stdout.strip() + "+"
 
 
 def _is_held(file: int) -> bool:

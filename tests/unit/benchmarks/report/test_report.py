@@ -50,6 +50,7 @@ def report() -> dict[str, Any]:
         "rows": [row(entry, runs) for entry, runs in results.runs.items()],
         "is_quiet": True,
         "machine": describe(),
+        "commit": "0123abc",
         "num_threads": 2,
         "num_repeats": 1,
         "versions": {OURS: "torch 2"},
@@ -200,9 +201,39 @@ def test_reports_of_other_groups_are_merged(
     assert merged["finished_at"] == other["finished_at"]
     assert main([str(files[0]), str(files[0]), *out]) == 1
     assert "two reports have the row loraledger / base" in capsys.readouterr().err
-    files[1].write_text(json.dumps({**other, "num_threads": 1}))
-    assert main([*map(str, files), *out]) == 1
-    assert "the reports differ in num_threads: 2 and 1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"num_threads": 1}, "differ in num_threads: 2 and 1"),
+        ({"commit": None}, "differ in commit: 0123abc and None"),
+        ({"settings": {OURS: "fp32"}}, "differ in settings"),
+        ({"versions": {OURS: "torch 3"}}, "differ in the version of loraledger: torch 2 and torch 3"),
+        ({"machine": describe() | {"cpu_model": "family 1"}}, "differ in machine"),
+    ],
+)
+def test_reports_of_another_code_or_machine_are_not_merged(
+    report: dict[str, Any],
+    change: dict[str, Any],
+    text: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    files = [tmp_path / "a.json", tmp_path / "b.json"]
+    for file, content in zip(files, (report, {**report, "rows": [], **change}), strict=True):
+        file.write_text(json.dumps(content))
+    assert main([*map(str, files), "--out", str(tmp_path / "docs")]) == 1
+    assert text in capsys.readouterr().err
+
+
+def test_the_page_says_which_code_and_processor_were_measured(report: dict[str, Any]) -> None:
+    text = page(report)
+    assert "; commit 0123abc; 2030-01-01" in text
+    assert f"{describe()['cpu']} ({describe()['cpu_model']}), " in text
+    del report["commit"], report["machine"]["cpu_model"]  # as earlier versions stored them
+    assert "(model not recorded), " in page(report)
+    assert "; commit not recorded; " in page(report)
 
 
 def ledger_report() -> dict[str, Any]:
