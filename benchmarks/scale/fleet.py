@@ -23,13 +23,16 @@ STEP_TOKENS = 512
 
 @dataclass(frozen=True, slots=True)
 class Fleet:
-    """`policy`: "affinity" is the router of `backend.engine.routing`, "round robin" its baseline."""
+    """`policy`: "affinity" is the router of `backend.engine.routing`, "round robin" its baseline. Requests
+    come to `num_routers` API processes in turn, and each counts only its own requests as load of a replica.
+    """
 
     num_replicas: int
     costs: ReplicaCosts
     prompt_tokens: int
     policy: Literal["affinity", "round robin"] = "affinity"
     load_factor: float = LOAD_FACTOR
+    num_routers: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +52,7 @@ class Outcome:
 @dataclass(slots=True)
 class _Waiting:
     arrival: Arrival
+    router: int
     ready_at: float
 
 
@@ -65,13 +69,14 @@ class _Replica:
     is_stepping: bool = False
     debt_ms: float = 0.0
     waiting: deque[_Waiting] = field(default_factory=deque)
-    running: list[tuple[int, int]] = field(default_factory=list)  # (last step, adapter)
+    running: list[tuple[int, int, int]] = field(default_factory=list)  # (last step, adapter, router)
+    loads: Counter[int] = field(default_factory=Counter)  # requests by router
     adapters: Counter[int] = field(default_factory=Counter)
     resident: OrderedDict[int, None] = field(default_factory=OrderedDict)
 
     @property
-    def load(self) -> int:
-        return len(self.waiting) + len(self.running)
+    def is_idle(self) -> bool:
+        return not (self.waiting or self.running)
 
     def preload(self, adapter: int) -> None:
         """Hold an adapter from the start; the most popular one comes first, and is evicted last."""
@@ -79,8 +84,9 @@ class _Replica:
             self.resident[adapter] = None
             self.resident.move_to_end(adapter, last=False)
 
-    def submit(self, arrival: Arrival) -> None:
+    def submit(self, arrival: Arrival, router: int) -> None:
         self.num_requests += 1
+        self.loads[router] += 1
         ready_at = arrival.at
         if arrival.adapter in self.resident:
             self.num_hits += 1
@@ -91,7 +97,7 @@ class _Replica:
             self.resident[arrival.adapter] = None
             if len(self.resident) > self.costs.resident_adapters:
                 self.resident.popitem(last=False)
-        self.waiting.append(_Waiting(arrival, ready_at))
+        self.waiting.append(_Waiting(arrival, router, ready_at))
 
     def step(self, now: float) -> tuple[float, list[Arrival]]:
         """Begin a step. Returns when it ends, and the requests whose first token it computes."""
@@ -106,7 +112,8 @@ class _Replica:
     def finish(self) -> None:
         """Remove the requests whose last token the step has computed."""
         while self.running and self.running[0][0] <= self.steps:
-            _, adapter = heapq.heappop(self.running)
+            _, adapter, router = heapq.heappop(self.running)
+            self.loads[router] -= 1
             self.adapters[adapter] -= 1
             if not self.adapters[adapter]:
                 del self.adapters[adapter]
@@ -121,7 +128,8 @@ class _Replica:
                 delayed.append(next_one)
                 continue
             arrival = next_one.arrival
-            heapq.heappush(self.running, (self.steps + arrival.num_tokens, arrival.adapter))
+            last_step = self.steps + arrival.num_tokens
+            heapq.heappush(self.running, (last_step, arrival.adapter, next_one.router))
             self.adapters[arrival.adapter] += 1
             admitted.append(arrival)
         self.waiting.extendleft(reversed(delayed))
@@ -129,15 +137,15 @@ class _Replica:
 
 
 class _Affinity:
-    """The router of the API."""
+    """The routers of the API processes."""
 
     def __init__(self, fleet: Fleet) -> None:
         self._names = [str(number) for number in range(fleet.num_replicas)]
         self._factor = fleet.load_factor
         self._orders: dict[int, list[int]] = {}
 
-    def choose(self, adapter: int, replicas: Sequence[_Replica]) -> int:
-        loads = {number: replica.load for number, replica in enumerate(replicas)}
+    def choose(self, adapter: int, router: int, replicas: Sequence[_Replica]) -> int:
+        loads = {number: replica.loads[router] for number, replica in enumerate(replicas)}
         return place(self._order(adapter), loads, self._factor)
 
     def preload(self, popular: Iterable[int], replicas: Sequence[_Replica]) -> None:
@@ -154,7 +162,7 @@ class _RoundRobin:
     def __init__(self, fleet: Fleet) -> None:
         self._turns = itertools.cycle(range(fleet.num_replicas))
 
-    def choose(self, adapter: int, replicas: Sequence[_Replica]) -> int:  # noqa: ARG002 - as `_Affinity`
+    def choose(self, adapter: int, router: int, replicas: Sequence[_Replica]) -> int:  # noqa: ARG002 - as above
         return next(self._turns)
 
     def preload(self, popular: Iterable[int], replicas: Sequence[_Replica]) -> None:
@@ -170,8 +178,9 @@ def simulate(
     that are there at the start, the most popular first.
     """
     replicas = [_Replica(fleet.costs, fleet.prompt_tokens) for _ in range(fleet.num_replicas)]
-    router = _Affinity(fleet) if fleet.policy == "affinity" else _RoundRobin(fleet)
-    router.preload(popular, replicas)
+    policy = _Affinity(fleet) if fleet.policy == "affinity" else _RoundRobin(fleet)
+    policy.preload(popular, replicas)
+    routers = itertools.cycle(range(fleet.num_routers))
     ends: list[tuple[float, int]] = []
     waits: list[float] = []
     before = [_counts(replica) for replica in replicas]
@@ -189,7 +198,7 @@ def simulate(
             replica = replicas[number]
             replica.finish()
             replica.is_stepping = False
-            if replica.load:
+            if not replica.is_idle:
                 begin(number, now)
 
     for arrival in requests:
@@ -197,8 +206,9 @@ def simulate(
         if not is_warm and arrival.at >= warm_up:
             before = [_counts(replica) for replica in replicas]
             is_warm = True
-        number = router.choose(arrival.adapter, replicas)
-        replicas[number].submit(arrival)
+        router = next(routers)
+        number = policy.choose(arrival.adapter, router, replicas)
+        replicas[number].submit(arrival, router)
         if not replicas[number].is_stepping:
             begin(number, arrival.at)
     run_until(seconds)

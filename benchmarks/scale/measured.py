@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from statistics import median
 from string import Template
 from typing import TYPE_CHECKING, Any
 
+from benchmarks.report.origin import commit_text, cpu_text
 from benchmarks.scale.spread import spread
 from tools.markdown import table
 
@@ -13,6 +15,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 _MISSING = "Not measured yet."
+_STARTS = (
+    "These runs are older than this rule: their p99, and the p99 before the kill, contain the common start."
+)
 _TEXT = Path(__file__).with_suffix(".md")
 _FIGURES = {
     "tokens_per_second": ("tokens/s", 0),
@@ -43,10 +48,13 @@ def measured(found: Mapping[str, Any] | None) -> str:
     return Template(_TEXT.read_text().rstrip()).substitute(
         {name: f"{value:,}" for name, value in found["load"].items()},
         model=found["model"],
-        cpu=machine["cpu"],
+        cpu=cpu_text(machine),
+        commit=commit_text(found),
         cores=machine["num_cores"],
         finished=found["finished_at"],
         runs=_runs(found),
+        compared=_compared(found),
+        starts="" if "commit" in found else _STARTS,
         killed=_killed(found),
     )
 
@@ -62,6 +70,26 @@ def _runs(found: Mapping[str, Any]) -> str:
         for run in found["runs"]
     ]
     return "\n".join(table(heads, rows))
+
+
+def _compared(found: Mapping[str, Any]) -> str:
+    """The routers side by side, for each number of engines."""
+    runs = {(run["engines"], run["router"]): run for run in found["runs"]}
+    texts = [
+        "with {engines} engines {tokens_per_second} tokens/s, first token p50 {ttft_p50_ms} ms, p99 "
+        "{ttft_p99_ms} ms, hit rate {hit_rate}".format(
+            engines=engines,
+            **{
+                name: f"{median(ours[name]):,.{_FIGURES[name][1]}f} against "
+                f"{median(theirs[name]):,.{_FIGURES[name][1]}f}"
+                for name in ("tokens_per_second", "ttft_p50_ms", "ttft_p99_ms", "hit_rate")
+            },
+        )
+        for (engines, router), ours in runs.items()
+        if router == "affinity" and (engines, "round robin") in runs
+        for theirs in [runs[engines, "round robin"]]
+    ]
+    return f"Affinity against round robin: {'; '.join(texts)}." if texts else ""
 
 
 def _label(run: Mapping[str, Any]) -> str:

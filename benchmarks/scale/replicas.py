@@ -118,7 +118,8 @@ class Killed:
 @dataclass(slots=True)
 class Answers:
     """What the clients saw, with times of `time.perf_counter`. `chunks`: when tokens came, and how many.
-    `waits`: when a first token came, and after how many seconds.
+    `waits`: when a first token came, and after how many seconds; without the first request of each client,
+    which all send at once.
     """
 
     chunks: list[tuple[float, int]] = field(default_factory=list)
@@ -145,10 +146,10 @@ class Bench:
     async def measure(self, router: str, seed: int) -> Figures:
         """One run after a warm-up. The adapters follow from the seed."""
         async with self._router(router) as target:
-            await self._serve(target, 2 * seed, self._load.warm_up)
+            await self.serve(target, 2 * seed, self._load.warm_up)
             before = [each.num_requests for each in self._engines]
             loads, usage, cpu = await self._num_loads(), _Usage(), self._cpu_seconds()
-            answers, began, ended = await self._serve(target, 2 * seed + 1, self._load.requests)
+            answers, began, ended = await self.serve(target, 2 * seed + 1, self._load.requests)
             cpu = self._cpu_seconds() - cpu
             loads = await self._num_loads() - loads
         parts = [each.num_requests - num for each, num in zip(self._engines, before, strict=True)]
@@ -180,8 +181,8 @@ class Bench:
             victim.process.kill()
 
         async with self._router(AFFINITY) as target:
-            await self._serve(target, 2 * seed, self._load.warm_up)
-            answers, began, ended = await self._serve(target, 2 * seed + 1, self._load.requests, kill)
+            await self.serve(target, 2 * seed, self._load.warm_up)
+            answers, began, ended = await self.serve(target, 2 * seed + 1, self._load.requests, kill)
         cpu = sum(each.cpu_seconds() for each in survivors) - cpu
         return Killed(
             engines=len(self._engines),
@@ -207,7 +208,7 @@ class Bench:
         finally:
             await target.close()
 
-    async def _serve(
+    async def serve(
         self, target: Any, seed: int, count: int, at_half: Callable[[], Awaitable[None]] | None = None
     ) -> tuple[Answers, float, float]:
         """The answers to `count` requests, and when the first was sent and the last ended."""
@@ -218,7 +219,7 @@ class Bench:
             for number, request in pending:
                 if at_half is not None and number == count // 2:
                     await at_half()
-                await _answer(target, request, answers)
+                await _answer(target, request, answers, has_wait=number >= self._load.clients)
 
         began = time.perf_counter()
         try:
@@ -237,8 +238,9 @@ class Bench:
         return sum(each.cpu_seconds() for each in self._engines)
 
 
-async def _answer(target: Any, request: Generate, answers: Answers) -> None:
-    began, is_first = time.perf_counter(), True
+async def _answer(target: Any, request: Generate, answers: Answers, *, has_wait: bool) -> None:
+    """Add one answer. `has_wait`: whether its time to the first token counts."""
+    began, is_first = time.perf_counter(), has_wait
     try:
         async for chunk in target.generate(request):
             now = time.perf_counter()
@@ -310,7 +312,7 @@ def measure(model: Path, load: Load, numbers: Sequence[int], folder: Path = WORK
     folders = make_adapters(folder / "adapters", model, load.adapters)
     refs = [AdapterRef(adapter_digest(folder), str(folder)) for folder in folders]
     found: dict[str, Any] = {"model": model_name(model), "load": asdict(load), "machine": machine.describe()}
-    found |= {"runs": [], "killed": []}
+    found |= {"commit": machine.commit(), "runs": [], "killed": []}
     for number in numbers:
         with processes(number, model, load.resident) as started:
             asyncio.run(_measure(load, refs, started, found))

@@ -1,4 +1,4 @@
-"""What a million receipts a day are in batches, bytes and gas."""
+"""What the receipts of a day are in batches, bytes and gas."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 GAS = Path(__file__).resolve().parents[2] / "tests" / "snapshots" / "gas.json"
-RECEIPTS_PER_DAY = 1_000_000
 BATCH_SIZES = (1_000, 10_000, 25_000)
 CONTRIBUTORS = (8, 64, 256)
 SAMPLE = 400
@@ -28,19 +27,19 @@ class BatchSize:
     """Batches of one size. `gas`: of a day."""
 
     receipts: int
-    batches: int
+    batches: float
     seconds_between: float
     gas: float
 
 
-def batch_sizes() -> list[BatchSize]:
+def batch_sizes(receipts_per_day: float) -> list[BatchSize]:
     gas, market = json.loads(GAS.read_text()), Market()
     return [
         BatchSize(
             receipts=size,
-            batches=RECEIPTS_PER_DAY // size,
-            seconds_between=86_400 * size / RECEIPTS_PER_DAY,
-            gas=gas_per_thousand(gas, size, market) * RECEIPTS_PER_DAY / 1_000,
+            batches=receipts_per_day / size,
+            seconds_between=86_400 * size / receipts_per_day,
+            gas=gas_per_thousand(gas, size, market) * receipts_per_day / 1_000,
         )
         for size in BATCH_SIZES
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import TYPE_CHECKING, Any
 
@@ -9,10 +10,11 @@ import pytest
 
 from benchmarks.scale.__main__ import stored_replicas
 from benchmarks.scale.measured import measured
-from benchmarks.scale.replicas import AFFINITY, ROUND_ROBIN, Load, measure
-from inference.protocol import AdapterRef
+from benchmarks.scale.replicas import AFFINITY, ROUND_ROBIN, Bench, Load, measure
+from inference.protocol import AdapterRef, Chunk, Generate
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
     from pathlib import Path
 
 REFS = [AdapterRef(digest, digest) for digest in "abcd"]
@@ -63,17 +65,38 @@ def test_both_routers_are_measured_and_then_an_engine_is_killed(tiny_model: Path
     assert 0 < killed["running"] < SMALL.clients
     assert killed["failed"] <= killed["running"]
     assert min(killed["tokens_per_second_before"], killed["tokens_per_second_after"]) > 0
-    assert measured(json.loads(json.dumps(found))).count("2 engines") == 2
+    assert measured(json.loads(json.dumps(found))).count("| 2 engines, ") == 2
 
 
 def test_the_page_shows_medians_ranges_and_the_machine_s_load(found: dict[str, Any]) -> None:
     text = measured(found)
-    assert "A processor with 2 cores" in text
+    assert "A processor (model not recorded) with 2 cores, commit not recorded" in text
+    assert "These runs are older" in text
+    assert "These runs are older" not in measured(found | {"commit": "0123abc"})
     assert "24 answers of 4 tokens a run after 4 that are not counted" in text
     assert "| 1 engine | 100 (98 to 103) |" in text
     assert "| 2 engines, round robin | 100 (98 to 103) |" in text
     assert "| 2 (0 to 50) % |" in text
     assert "| 2 | 8 | 7 | 6 | 900 | 450 | 50 | 1,234 | 25% |" in text
+
+
+def test_the_page_compares_the_routers(found: dict[str, Any]) -> None:
+    (_, other) = found["runs"]
+    ours = {**other, "router": AFFINITY, "tokens_per_second": [90.0, 95.0, 99.0]}
+    text = measured(found | {"runs": [ours, other]})
+    assert "with 2 engines 95 against 100 tokens/s" in text
+
+
+def test_the_first_requests_of_the_clients_have_no_wait() -> None:
+    class Target:
+        async def generate(self, request: Generate) -> AsyncIterator[Chunk]:
+            await asyncio.sleep(0)
+            yield Chunk(request.request_id, "", [1], 1, 1)
+
+    bench = Bench(SMALL, REFS, [])
+    answers, _, _ = asyncio.run(bench.serve(Target(), 1, SMALL.requests))
+    assert len(answers.chunks) == SMALL.requests
+    assert len(answers.waits) == SMALL.requests - SMALL.clients
 
 
 def test_without_runs_the_page_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
