@@ -179,7 +179,7 @@ bench-attribution-gemma: setup build/gemma/gemma-3-270m.gguf ## evaluate attribu
 
 bench-attribution-games: setup ## play attacks on attribution with retraining: one to two hours, resumes; writes docs/attribution.md
 	@$(PY) -m benchmarks.attribution --uploads --docs docs
-	@$(PY) -m benchmarks.attribution --games 2 --docs docs
+	@$(PY) -m benchmarks.attribution --games 1 --docs docs
 
 bench-attribution-packages: setup ## evaluate the methods of dattri-llm on the same studies; writes docs/attribution.md
 	@$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --target build/dattri dattri==0.3.0 dattri-llm==0.1.0

@@ -88,6 +88,11 @@ class Recomputed:
     unchecked: str | None = None
 
 
+def distance_tolerance(method: str) -> float:
+    """Largest distance of a contribution's vector from the recomputed one by `method`."""
+    return ERROR_DISTANCE if method == ERROR_METHOD else DISTANCE
+
+
 def index_checks(found: Recomputed) -> list[Check]:
     """One check for each part of the index and of the answers that its maps are fitted on."""
     return [
@@ -111,7 +116,7 @@ def _rows(found: Recomputed) -> Iterator[Check]:
 
 
 def _method(each: MethodDifference) -> Check:
-    tolerance = ERROR_DISTANCE if each.method == ERROR_METHOD else DISTANCE
+    tolerance = distance_tolerance(each.method)
     is_right = each.distance <= tolerance and each.moved_ppm <= MOVED_PPM
     if not each.distance:
         return Check(each.method, is_right=True, message="equal to the recomputed one")

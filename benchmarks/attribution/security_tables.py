@@ -5,7 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from backend.domain.attribution import DISTILLED_METHOD, ERROR_METHOD, GRADIENT_METHOD
-from backend.domain.attribution_checks import AGREEMENT, DISTANCE, MEAN_MISS, MISS, MOVED_PPM
+from backend.domain.attribution_checks import (
+    AGREEMENT,
+    MEAN_MISS,
+    MISS,
+    MOVED_PPM,
+    distance_tolerance,
+)
 from backend.domain.money import PPM
 from tools.markdown import table
 
@@ -105,7 +111,9 @@ def rounding(report: Report) -> str:
         moved = (f"{_percent(one['moved_ppm'])} ({_percent(one['most_moved_ppm'])})" for one in found)
         rows.append([f"`{each['method']}`: of the pool", *moved, _percent(MOVED_PPM)])
         distances = (f"{one['distance']:.2g}" for one in found)
-        rows.append([f"`{each['method']}`: of a vector's norm", *distances, f"{DISTANCE:g}"])
+        rows.append(
+            [f"`{each['method']}`: of a vector's norm", *distances, f"{distance_tolerance(each['method']):g}"]
+        )
     for method in first["agreements"]:
         pairs = (study["agreements"][method] for study in studies.values())
         rows.append([f"agreement of `{method}`", *(f"{a:.3f}, {b:.3f}" for a, b in pairs), f"{AGREEMENT:g}"])

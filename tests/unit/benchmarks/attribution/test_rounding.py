@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 
-from backend.domain.attribution import DISTILLED_METHOD, GRADIENT_METHOD
-from backend.domain.attribution_checks import AGREEMENT, DISTANCE, MEAN_MISS, MISS, MOVED_PPM
+from backend.domain.attribution import DISTILLED_METHOD, ERROR_METHOD, GRADIENT_METHOD
+from backend.domain.attribution_checks import (
+    AGREEMENT,
+    DISTANCE,
+    ERROR_DISTANCE,
+    MEAN_MISS,
+    MISS,
+    MOVED_PPM,
+)
 from benchmarks.attribution.command import STUDIES
 from benchmarks.attribution.forgery import moved_by_forger
 from benchmarks.attribution.page import KEPT, page, read
@@ -35,6 +43,14 @@ def test_an_index_of_another_processor_differs_by_what_the_page_says(
     text = page({"rounding": {"tiny": found}})
     distance = methods[GRADIENT_METHOD]["distance"]
     assert f"| `{GRADIENT_METHOD}`: of a vector's norm | {distance:.2g} | {DISTANCE:g} |" in text
+
+
+def test_the_page_states_the_tolerances_that_are_checked() -> None:
+    text = page(read(Path("docs")))
+    assert re.search(rf"`{ERROR_METHOD}`: of a vector's norm \|.*\| {ERROR_DISTANCE:g} \|\n", text)
+    assert re.search(rf"`{DISTILLED_METHOD}`: of a vector's norm \|.*\| {DISTANCE:g} \|\n", text)
+    assert f"{DISTANCE:g} of the norm of any contribution's vector" in text
+    assert f"for `{ERROR_METHOD}` {ERROR_DISTANCE:g}" in text
 
 
 def test_tolerances_are_at_least_ten_times_the_published_differences() -> None:
