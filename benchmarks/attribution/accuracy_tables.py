@@ -5,7 +5,8 @@ from __future__ import annotations
 import statistics
 from typing import TYPE_CHECKING, Any
 
-from backend.domain.attribution import DISTILLED_METHOD, GRADIENT_METHOD
+from backend.domain.attribution import DISTILLED_METHOD, GRADIENT_METHOD, ROWS_METHOD
+from benchmarks.attribution.measure import CONSTANT
 from tools.markdown import table
 
 if TYPE_CHECKING:
@@ -31,7 +32,10 @@ def _costs(report: Report) -> str:
     return (
         f"Serving loses {report['serving_cost_paid']:.1%} of its throughput to the vectors that "
         f"`{report['paid_method']}` reads. The gradients of `{report['stage_method']}` on the same processor "
-        f"would take {report['serving_cost_stage']:.0%} of it. {report['machine']['cpu']}, "
+        f"would take {report['serving_cost_stage']:.0%} of it. Both count the engine's processor time alone; "
+        "[benchmarks.md](benchmarks.md#cost-of-receipts) has what attribution costs with the API and its "
+        "receipts. "
+        f"{report['machine']['cpu']}, "
         f"{report['machine']['system']}."
     )
 
@@ -54,6 +58,28 @@ def targets(report: Report) -> str:
         for (text, values), target in zip(found.items(), TARGETS, strict=True)
     ]
     return "\n".join([*table(["", *(s["name"] for s in studies), "median", "target"], rows), ""])
+
+
+def control(report: Report) -> str:
+    """What is paid by a control that ignores the answer, next to the paid method, and where it is as good."""
+    studies, paid = report["studies"], report["paid_method"]
+    rows, reached = [], []
+    for kind in NEW_KINDS:
+        for method in (paid, CONSTANT, ROWS_METHOD):
+            cells = (f"{study['methods'][method]['as_paid'][kind]:.2f}" for study in studies)
+            rows.append([f"{_name(studies[0], method)} as paid, {kind}", *cells])
+        reached += [
+            f"{study['name']} ({kind})"
+            for study in studies
+            if study["methods"][CONSTANT]["as_paid"][kind] >= study["methods"][paid]["as_paid"][kind]
+        ]
+    text = (
+        f"**The control is as good as `{paid}` or better on {', '.join(reached)}**: there the method is not "
+        "shown to tell one answer from another."
+        if reached
+        else f"The control is worse than `{paid}` on all of them."
+    )
+    return "\n".join([*table(["", *(study["name"] for study in studies)], rows), "", text, ""])
 
 
 def differences(report: Report) -> str:

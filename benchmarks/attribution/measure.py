@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     """
 
 NUM_DRAWS = 2000
+CONSTANT = "mean gradient score"
+"""The control: the same scores for each answer, the mean of those that the gradient gives other answers."""
 SCORED, PAID = "scored", "paid"
 PARTS = (SCORED, PAID)
 """Of `Series`."""

@@ -18,6 +18,7 @@ from backend.domain.attribution import (
     ROWS_METHOD,
 )
 from backend.services.answers.distilled import distilled_features, error_features
+from benchmarks.attribution.measure import CONSTANT
 from workers.training.index import distil_scores, hidden_index
 from workers.training.influence import ERROR_RIDGE, GRADIENT_RIDGE, directions
 from workers.training.sketch import DEPTHS, PART_SIZE
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
 
 RIDGES = (1.0, 3.0, 10.0)
 """Values of lambda that are compared."""
-CONSTANT = "mean gradient score"
 ONE_PRECONDITIONER = "gradient, one preconditioner"
 """That of all parts together, as in `gradient-ridge-3`, with the same sketches."""
 FOLDED_SIZE = PART_SIZE // 4
@@ -42,11 +42,18 @@ FOLDED = "gradient, sketches of a quarter of the size"
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """`scores` [answers, contributors]."""
+    """`scores` [answers, contributors], whose squares shares are proportional to."""
 
     scores: Floats
     is_variant: bool = False
     """Whether it is a control or a variant of a method, which no receipt names."""
+    adds_squares: bool = False
+    """Whether the scores are square roots of what adds up over contributors."""
+
+    @property
+    def addends(self) -> Floats:
+        """What a method predicts of single contributors, and adds up over a half of them."""
+        return self.scores**2 if self.adds_squares else self.scores
 
 
 def score_methods(signals: StudySignals, contributions: Sequence[int]) -> dict[str, Scored]:
@@ -55,7 +62,6 @@ def score_methods(signals: StudySignals, contributions: Sequence[int]) -> dict[s
     of_sampled = gradient_scores(of_rows, contributions, signals.sampled.gradients)
     gradient = gradient_scores(of_rows, contributions, signals.answers.gradients)
     methods = {
-        ROWS_METHOD: rows_scores(contributions, len(gradient)),
         HIDDEN_METHOD: cosine_scores(signals.rows.hidden, contributions, signals.answers.hidden),
         ERROR_METHOD: ridge_scores(signals.rows.error, contributions, signals.answers.error, ERROR_RIDGE),
         **distilled_scores(signals, of_sampled, signals.rows.error, contributions),
@@ -63,6 +69,7 @@ def score_methods(signals: StudySignals, contributions: Sequence[int]) -> dict[s
     }
     constant = np.broadcast_to(of_sampled.mean(0), gradient.shape).copy()
     return {
+        ROWS_METHOD: Scored(rows_scores(contributions, len(gradient)), adds_squares=True),
         **{name: Scored(scores) for name, scores in methods.items()},
         CONSTANT: Scored(constant, is_variant=True),
         **_gradient_variants(signals, contributions),

@@ -94,7 +94,7 @@ def measure_study(plan: Plan, methods: Sequence[str], emit: Emit) -> dict[str, A
 
     from backend.domain.attribution import ROWS_METHOD
     from benchmarks.attribution.measure import Series, as_paid, draw, figures, predict
-    from benchmarks.attribution.methods import rows_scores
+    from benchmarks.attribution.methods import Scored, rows_scores
     from benchmarks.attribution.retrain import Run
 
     truth = plan.require_truth()
@@ -105,10 +105,11 @@ def measure_study(plan: Plan, methods: Sequence[str], emit: Emit) -> dict[str, A
     actual = -np.array([truth.losses[Run(half, 0)] for half in halves]).T[chosen]
     measured = score_methods(plan, plan.study.rows, answers, methods, emit)
     indicator = np.eye(len(plan.study.names))[contributions]
-    scores = {name: each.scores.T @ indicator for name, each in measured.items()}
-    scores[ROWS_METHOD] = rows_scores(contributions, len(answers))
+    scored = {name: Scored(each.scores.T @ indicator) for name, each in measured.items()}
+    scored[ROWS_METHOD] = Scored(rows_scores(contributions, len(answers)), adds_squares=True)
     series = {
-        name: Series(predict(each, halves), predict(as_paid(each), halves)) for name, each in scores.items()
+        name: Series(predict(each.addends, halves), predict(as_paid(each.scores), halves))
+        for name, each in scored.items()
     }
     kinds = [truth.answers[number].kind for number in chosen]
     found = figures(draw(series, actual, kinds), ROWS_METHOD)

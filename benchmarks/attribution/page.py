@@ -74,6 +74,7 @@ def chart(study: Report) -> str:
 _WRITERS: Mapping[str, tuple[str, str, Callable[[Report], str]]] = {
     "figures": ("studies", "bench-attribution", accuracy_tables.figures),
     "targets": ("studies", "bench-attribution", accuracy_tables.targets),
+    "control": ("studies", "bench-attribution", accuracy_tables.control),
     "differences": ("studies", "bench-attribution", accuracy_tables.differences),
     "small": ("small_studies", "bench-attribution-gemma", accuracy_tables.small),
     "in-sample": ("studies", "bench-attribution", accuracy_tables.in_sample),

@@ -17,6 +17,7 @@ from backend.domain.attribution import (
 )
 from benchmarks.attribution.cost import serving_costs
 from benchmarks.attribution.measure import (
+    CONSTANT,
     Series,
     aboutness,
     as_paid,
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
 MIN_HALVES = 3
 PAIRS = (
     (DISTILLED_METHOD, ERROR_METHOD),
+    (DISTILLED_METHOD, CONSTANT),
     (GRADIENT_METHOD, DISTILLED_METHOD),
     (GRADIENT_METHOD, ONE_PRECONDITIONER),
 )
@@ -117,7 +119,7 @@ def _accuracy(
     """`methods` and `differences` of the report."""
     kinds = [answer.kind for answer in truth.answers]
     series = {
-        name: Series(predict(each.scores, halves), predict(as_paid(each.scores), halves))
+        name: Series(predict(each.addends, halves), predict(as_paid(each.scores), halves))
         for name, each in methods.items()
     }
     drawn = draw(series, actual, kinds)

@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.attribution.methods import FOLDED_SIZE, fold, gradient_scores, ridge_scores
+from benchmarks.attribution.measure import as_paid, predict
+from benchmarks.attribution.methods import (
+    FOLDED_SIZE,
+    Scored,
+    fold,
+    gradient_scores,
+    ridge_scores,
+    rows_scores,
+)
 from workers.training.influence import GRADIENT_RIDGE, gradient_directions
 from workers.training.sketch import NUM_PARTS, PART_SIZE, PartSketch
 
@@ -25,6 +33,12 @@ def drawn(num_rows: int, seed: int = 0) -> torch.Tensor:
     for module in MODULES:
         sketch.add(sums, module, torch.randn(num_rows, 8, 700, generator=source))
     return sums.view(num_rows, NUM_PARTS, PART_SIZE)
+
+
+def test_counting_rows_adds_numbers_of_rows_and_pays_by_them() -> None:
+    counts = Scored(rows_scores([0, 0, 0, 0, 1, 1, 2], 2), adds_squares=True)
+    assert predict(counts.addends, [(0, 2), (1, 2)])[0].tolist() == pytest.approx([5, 3])
+    assert as_paid(counts.scores)[0].tolist() == pytest.approx([4e6 / 7, 2e6 / 7, 1e6 / 7], abs=1)
 
 
 def test_folded_sketches_are_those_of_the_smaller_size() -> None:

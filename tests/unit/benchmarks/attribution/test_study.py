@@ -11,8 +11,9 @@ import torch
 
 from backend.domain.attribution import DISTILLED_METHOD, ERROR_METHOD, GRADIENT_METHOD, ROWS_METHOD
 from benchmarks.attribution.__main__ import main
-from benchmarks.attribution.accuracy_tables import CHART
+from benchmarks.attribution.accuracy_tables import CHART, control
 from benchmarks.attribution.data import NUM_HELD_OUT, NUM_PROMPTS, PLAIN_TEMPLATE, encode_row, open_tokenizer
+from benchmarks.attribution.measure import CONSTANT
 from benchmarks.attribution.page import KEPT, MISSING, PAGE, chart, page, read, write
 from benchmarks.attribution.report import combine, measure_costs, report_study
 from benchmarks.attribution.retrain import Run, make_model, planned, retrained
@@ -117,6 +118,17 @@ def test_the_readme_states_the_figures_of_the_report() -> None:
     assert f"reach rank correlations of {_listed(paid)} in three studies" in text
     assert f"Counting rows reaches {_listed(rows)}; two retrainings" in text
     assert f"different seeds agree at {_listed(ceilings)}." in text
+
+
+def test_the_page_says_where_the_control_is_as_good_as_the_method_that_is_paid() -> None:
+    report = read(Path("docs"))
+    assert report is not None
+    for study in report["studies"]:
+        study["methods"][CONSTANT]["as_paid"] = {"generated": 0.0, "held-out": 0.0}
+    assert f"The control is worse than `{report['paid_method']}` on all of them." in control(report)
+    report["studies"][0]["methods"][CONSTANT]["as_paid"]["held-out"] = 1.0
+    text = control(report)
+    assert f"`{report['paid_method']}` or better on {report['studies'][0]['name']} (held-out)**" in text
 
 
 def _listed(values: Sequence[float]) -> str:
