@@ -1,4 +1,4 @@
-"""Measures the cost of receipts and attribution: `python -m benchmarks.ledger [--json]`, about three minutes.
+"""Measures the cost of receipts and attribution: `python -m benchmarks.ledger [--json]`, about ten minutes.
 
 Tokens per second and time to first token through API and engine, with neither, with receipts only, and with
 both.
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from benchmarks.engine import machine
 from benchmarks.engine.figures import is_quiet
 from benchmarks.engine.measure import spread
-from benchmarks.ledger.measure import ALL, NONE, RECEIPTS, Size, measure
+from benchmarks.ledger.measure import ALL, METHOD, NONE, NUM_CONTRIBUTORS, RECEIPTS, Size, measure
 from benchmarks.model_options import add_model_options, model_of
 
 if TYPE_CHECKING:
@@ -58,6 +58,8 @@ def report_of(runs: Mapping[str, Sequence[Load]], size: Size) -> dict[str, Any]:
         "rows": rows,
         "is_quiet": is_quiet(rows),
         "size": asdict(size),
+        "method": METHOD,
+        "num_contributors": NUM_CONTRIBUTORS,
         "machine": machine.describe(),
         "commit": machine.commit(),
         "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class Load:
-    """Measurements of one run. Times are in seconds."""
+    """Measurements of one run. Times are in seconds. `first_after`: times to the first token, without the
+    first question of each payer, which all ask at once.
+    """
 
     wall_seconds: float = 0.0
     num_tokens: int = 0
@@ -72,15 +74,20 @@ async def _run_clients(
     port: int, payers: Sequence[ApiPayer], remaining: Iterator[Question], load: Load
 ) -> None:
     async def client(payer: ApiPayer) -> None:
+        is_first = True
         for question in remaining:
-            await _ask(port, payer, question, load)
+            first_after = await _ask(port, payer, question, load)
+            if not is_first:
+                load.first_after.append(first_after)
+            is_first = False
 
     async with asyncio.TaskGroup() as tasks:
         for payer in payers:
             tasks.create_task(client(payer))
 
 
-async def _ask(port: int, payer: ApiPayer, question: Question, load: Load) -> None:
+async def _ask(port: int, payer: ApiPayer, question: Question, load: Load) -> float:
+    """Count the answer's tokens in `load`. Returns the time to its first one."""
     asked_at, first_at = time.perf_counter(), None
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     body = question.body
@@ -104,5 +111,5 @@ async def _ask(port: int, payer: ApiPayer, question: Question, load: Load) -> No
         writer.close()
     if usage is None or first_at is None:
         raise AssertionError(f"an answer has no tokens or no usage: {event!r}")
-    load.first_after.append(first_at - asked_at)
     load.num_tokens += usage["completion_tokens"]
+    return first_at - asked_at

@@ -1,13 +1,15 @@
 """Measures one engine and one database behind two APIs in turn, with and without receipts.
 
 The API without receipts reserves and signs nothing (`bare`). Without attribution, the same weights are
-requested by a version without snapshots, so that the engine captures no probe.
+requested by a version without snapshots, so that the engine captures no probe. With it, answers are
+attributed by the default method, a map of the answer's vectors.
 """
 
 from __future__ import annotations
 
 import shutil
 import sys
+from collections import Counter
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,13 +18,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from safetensors.numpy import save_file
 
-from backend.domain.attribution import INDEX_FILE, INDEX_METADATA
+from backend.domain.attribution import (
+    DISTILLED_ERROR_METHOD,
+    DISTILLED_METHOD,
+    INDEX_FILE,
+    INDEX_METADATA,
+)
 from backend.domain.content import cid_of
 from backend.domain.hashing import version_id
 from backend.domain.ids import Hash32
 from backend.engine.process import EngineProcess
 from backend.installation.installation import Installation
 from backend.loopback import free_port
+from backend.services.answers.billing import UNATTRIBUTED
 from benchmarks.api import chain_events, market
 from benchmarks.engine.adapters import make_adapters
 from benchmarks.ledger.load import Load, Question, run_load
@@ -37,6 +45,9 @@ if TYPE_CHECKING:
     from benchmarks.api.market import SeededMarket
 
 NUM_CONTRIBUTORS = 64
+METHOD = DISTILLED_METHOD
+"""Of the receipts with attribution."""
+_MAPS = ("distilled", "distilled_error")
 NONE, RECEIPTS, ALL = "neither", "receipts", "receipts and attribution"
 
 
@@ -45,13 +56,15 @@ class Size:
     """Size of one run."""
 
     num_clients: int = 16
-    num_answers: int = 48
+    num_answers: int = 160
     num_tokens: int = 64
     repeats: int = 5
 
 
 def measure(folder: Path, model: Path, size: Size, num_threads: int = 2) -> dict[str, list[Load]]:
-    """Alternating runs by name. Errors: AssertionError if an answer is cut off or its receipt is missing."""
+    """Alternating runs by name. Errors: AssertionError if an answer is cut off, or its receipt is missing or
+    has another method.
+    """
     home = folder / "home"
     market.create_home(home)
     installation = Installation(market.build_settings(home))
@@ -74,7 +87,7 @@ def measure(folder: Path, model: Path, size: Size, num_threads: int = 2) -> dict
                     load = run_load(ports[api], (pids[api], pids["engine"]), payers, questions)
                     if number:  # the first repeat is a warm-up
                         runs[name].append(load)
-        _check(installation, seeded, 2 * size.num_answers * (size.repeats + 1))
+        _check(installation, seeded, size.num_answers * (size.repeats + 1))
     finally:
         installation.close()
     return runs
@@ -89,7 +102,7 @@ def _versions(folder: Path, model: Path) -> tuple[VersionRecord, VersionRecord]:
 
 
 def _install_adapter(folder: Path, model: Path, home: Path, version: VersionRecord) -> None:
-    """Copy the adapter's folder to where the API loads it from, with an index of random directions."""
+    """Copy the adapter's folder to where the API loads it from, with an index of random vectors and maps."""
     (adapter,) = make_adapters(folder / "adapters", model, 1)
     target = home / "adapters" / cid_of(version.cid_digest)
     shutil.copytree(adapter, target, dirs_exist_ok=True)
@@ -102,8 +115,12 @@ def _install_adapter(folder: Path, model: Path, home: Path, version: VersionReco
         "hidden.vectors": unit,
         "hidden.centre": np.zeros(width, dtype=np.float32),
         "error.vectors": unit,
+        "distilled.weights": np.concatenate((unit, unit), axis=1),
+        "distilled_error.weights": unit,
     }
-    save_file(tensors, target / INDEX_FILE, INDEX_METADATA)
+    tensors |= {f"{name}.bias": np.zeros(NUM_CONTRIBUTORS, dtype=np.float32) for name in _MAPS}
+    methods = f"{DISTILLED_METHOD} {DISTILLED_ERROR_METHOD}"
+    save_file(tensors, target / INDEX_FILE, {**INDEX_METADATA, "methods": methods})
 
 
 @contextmanager
@@ -133,9 +150,16 @@ def _running(
         yield ports, {name: process.pid for name, process in started.items()}
 
 
-def _check(installation: Installation, seeded: SeededMarket, num_receipts: int) -> None:
-    """Check that exactly the requests to the API with receipts have one. Errors: AssertionError."""
+def _check(installation: Installation, seeded: SeededMarket, num_answers: int) -> None:
+    """Check that exactly the requests to the API with receipts have one, by the method that is measured.
+    `num_answers`: with attribution, and as many without. Errors: AssertionError.
+    """
     with installation.database.read() as tx:
-        found = sum(len(tx.receipts.page(payer.account, None, 10**9)) for payer in seeded.payers)
-    if found != num_receipts:
-        raise AssertionError(f"{found} receipts of {num_receipts} answers")
+        found = Counter(
+            receipt.signed.method
+            for payer in seeded.payers
+            for receipt in tx.receipts.page(payer.account, None, 10**9)
+        )
+    expected = {METHOD: num_answers, UNATTRIBUTED: num_answers}
+    if found != expected:
+        raise AssertionError(f"receipts by method are {dict(found)}, not {expected}")

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from backend.domain.attribution import DISTILLED_METHOD
 from benchmarks.ledger.gas import Market, claim_dollars, gas_per_thousand, share_of_revenue
 from benchmarks.report.origin import commit_text, cpu_text
 from tools.markdown import table
@@ -38,8 +39,13 @@ def _times(report: Mapping[str, Any]) -> list[str]:
         f"{machine['num_cores']} cores, {commit_text(report)}, {report['finished_at']}. "
         f"{size['num_clients']} clients stream answers of "
         f"{size['num_tokens']} tokens by one adapter, {size['num_answers']} per run, {size['repeats']} "
-        "alternating repeats; median and range. Without receipts, the API reserves, signs and stores "
-        "nothing. Without attribution, the adapter's version has no snapshot, and the engine has no probe."
+        f"alternating repeats; median and range. {_starts(report)} Without receipts, the API reserves, signs "
+        "and stores nothing. Without attribution, the adapter's version has no snapshot, and the engine has "
+        "no probe. "
+        f"With it, answers are attributed to {report['num_contributors']} contributors by "
+        f"`{report['method']}`{_unlike_default(report['method'])}: the engine's vectors, their way to the "
+        "API, scores, and the shares in the receipt. What [attribution.md](attribution.md#measured-accuracy) "
+        "states as the throughput lost is the engine's processor time for the vectors alone."
     )
     rows = [
         [row["name"], *(_spread(row[name], digits) for name, digits in _CELLS.items())]
@@ -56,6 +62,16 @@ def _times(report: Mapping[str, Any]) -> list[str]:
     ]
     compared = table(["", "tokens/s, ratio", "added to first token p50 (ms)"], added)
     return [text, "", *table(head, rows), "", *compared, ""]
+
+
+def _starts(report: Mapping[str, Any]) -> str:
+    """Earlier versions, whose reports have no commit, timed the first answers of the clients."""
+    verb = "leave out" if "commit" in report else "include"
+    return f"Times to the first token {verb} the first answer of each client, which all ask for at once."
+
+
+def _unlike_default(method: str) -> str:
+    return "" if method == DISTILLED_METHOD else f" (`{DISTILLED_METHOD}`, the default, is not measured yet)"
 
 
 _CELLS = {"tokens_per_second": 0, "ttft_p50_ms": 1, "ttft_p99_ms": 1, "other_cpu": 2}

@@ -32,6 +32,7 @@ def test_answers_are_timed_with_and_without_the_ledger(
     assert [row["name"] for row in report["rows"]] == [NONE, RECEIPTS, ALL]
     assert all(row["tokens_per_second"]["median"] > 0 for row in report["rows"])
     assert all(row["ttft_p50_ms"]["median"] > 0 for row in report["rows"])
+    assert (report["method"], report["num_contributors"]) == ("distilled-1", 64)
 
 
 def test_a_terminated_run_leaves_no_processes(tiny_model: Path, tmp_path: Path) -> None:

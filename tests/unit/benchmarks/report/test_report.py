@@ -249,9 +249,19 @@ def test_the_cost_of_receipts_has_its_times_and_its_gas(tmp_path: Path) -> None:
     text = (out / PAGE).read_text()
     assert "| receipts, compared with neither | 0.800 (0.800 to 0.800) | 25.0 (25.0 to 25.0) |" in text
     assert "| neither | 100 (100 to 100) |" in text
+    assert "to 64 contributors by `distilled-1`: the engine's vectors" in text
     assert "gwei per gas" in text
     assert main(["--out", str(out)]) == 0  # from what is kept
     assert (out / PAGE).read_text() == text
+
+
+def test_another_method_than_the_default_is_named_as_such() -> None:
+    report = ledger_report()
+    text = page(None, ledger=report | {"method": "error-ridge-1"})
+    assert "by `error-ridge-1` (`distilled-1`, the default, is not measured yet):" in text
+    assert "token leave out the first answer of each client" in text
+    del report["commit"]  # of an earlier version
+    assert "token include the first answer of each client" in page(None, ledger=report)
 
 
 def test_invalid_json_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
