@@ -16,7 +16,7 @@ from backend.domain.transactions import Call, as_json
 from backend.services.watch.news import News, news, outcome
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Generator, Iterator, Sequence
 
     from backend.domain.disputes.proofs import Proof
     from backend.domain.ids import Account
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from backend.ports.chain import Chain
     from backend.ports.chain_view import ChainView
     from backend.services.watch.transactions import WatcherTransactions
+
+    IsOver = Callable[[], bool]
 
 BOND_MARGIN_PERCENT = 30
 """The base fee rises by up to an eighth with each block; a demand has two blocks to be mined."""
@@ -82,20 +84,47 @@ class Challenge:
             sent = self.transactions.send([_leaf_call("voidUnanswered", batch, one)])
             yield from outcome(batch, "proved", text, sent)
 
-    def restore(self, view: ChainView, operator: Account) -> Iterator[News]:
-        """Refund the payers of voided batches, newest batch first, and return our bonds."""
+    def restore(self, view: ChainView, operator: Account, is_over: IsOver) -> Generator[News, None, bool]:
+        """Return our bonds on voided batches and refund their payers, until the turn `is_over`.
+
+        Returns whether it ended early, and a further call would succeed.
+        """
         void = view.void_batches(operator)
-        for batch in void:
-            yield from self._return_bonds(view, batch)
-        waiting = [batch for batch in void if not batch.is_refunded]
-        if not waiting or not self.chain.call("Settlement", "stateOf", operator)["toRefund"]:
-            return
+        return (yield from self._return_bonds(view, void, is_over)) or (
+            yield from self._refund(view, [batch for batch in void if not batch.is_refunded], is_over)
+        )
+
+    def _return_bonds(
+        self, view: ChainView, void: Sequence[CommittedBatch], is_over: IsOver
+    ) -> Generator[News, None, bool]:
+        batches = {batch.hash: batch for batch in void}
+        ours = [one for one in view.demands(*batches) if self._is_open_and_ours(one)]
+        for start in range(0, len(ours), MAX_PENDING):
+            bonds = [(batches[one.batch_hash], one) for one in ours[start : start + MAX_PENDING]]
+            results = self.transactions.send([_leaf_call("returnBond", *bond) for bond in bonds])
+            for (batch, one), sent in zip(bonds, results, strict=True):
+                text = f"bond of {_in_gwei(one.bond)} gwei for leaf {one.leaf_id[:10]} credited"
+                yield from outcome(batch, "bond_returned", text, [sent])
+            if is_over():
+                return any(sent.is_done for sent in results)
+        return False
+
+    def _refund(
+        self, view: ChainView, waiting: Sequence[CommittedBatch], is_over: IsOver
+    ) -> Generator[News, None, bool]:
+        """Newest batch first: the contract refuses the others until that one is refunded."""
+        if not waiting or not self.chain.call("Settlement", "stateOf", waiting[0].operator)["toRefund"]:
+            return False
         for batch in sorted(waiting, key=lambda one: one.number, reverse=True):
             spans = view.spans(batch.hash)
             call = Call("Settlement", "refund", (dict(batch.header), [span.refund for span in spans]))
             total = sum(span.until - span.start for span in spans)
             text = f"{in_dollars(total)} refunded to {len(spans)} channels"
-            yield from outcome(batch, "refunded", text, self.transactions.send([call]))
+            (sent,) = self.transactions.send([call])
+            yield from outcome(batch, "refunded", text, [sent])
+            if is_over() or not sent.is_done:
+                return sent.is_done
+        return False
 
     def _reserve(self, batch: CommittedBatch, call: Call) -> Iterator[News]:
         reservation = self.transactions.reservation(call)
@@ -109,7 +138,7 @@ class Challenge:
         """Wanted leaves that were not demanded by anyone: none can be demanded twice."""
         demands = view.demands(batch.hash)
         seen = {(one.tree, one.key) for one in demands}
-        own = {(o.tree, o.key) for o in demands if o.is_open and o.challenger == self.transactions.account}
+        own = {(one.tree, one.key) for one in demands if self._is_open_and_ours(one)}
         sent = self._on_their_way(batch) - seen
         # A search proceeds in rounds: more demands before the answers would pay for what the answers reveal.
         searched = {tree for tree, _ in own | sent} - {Tree.RECEIPTS}
@@ -127,7 +156,10 @@ class Challenge:
     def _bound(self, view: ChainView) -> int:
         """Bonds of our open demands."""
         opened = (one for operator in view.newest_batches() for one in view.open_demands(operator))
-        return sum(one.bond for one in opened if one.challenger == self.transactions.account)
+        return sum(one.bond for one in opened if self._is_open_and_ours(one))
+
+    def _is_open_and_ours(self, demand: Demand) -> bool:
+        return demand.is_open and demand.challenger == self.transactions.account
 
     def _bond_of(self, batch: CommittedBatch, tree: Tree, count: int) -> int:
         """The bonds of so many leaves, with a margin for a base fee that rises until the call is mined.
@@ -152,16 +184,6 @@ class Challenge:
         value = max(bonds - self.transactions.credit(), 0)
         args = (dict(batch.header), int(tree), list(map(key_word, keys)))
         return Call("Disputes", "demand", args, value)
-
-    def _return_bonds(self, view: ChainView, batch: CommittedBatch) -> Iterator[News]:
-        account = self.transactions.account
-        ours = [one for one in view.demands(batch.hash) if one.is_open and one.challenger == account]
-        for start in range(0, len(ours), MAX_PENDING):
-            group = ours[start : start + MAX_PENDING]
-            results = self.transactions.send([_leaf_call("returnBond", batch, one) for one in group])
-            for one, sent in zip(group, results, strict=True):
-                text = f"bond of {_in_gwei(one.bond)} gwei for leaf {one.leaf_id[:10]} credited"
-                yield from outcome(batch, "bond_returned", text, [sent])
 
 
 def _leaf_call(function: str, batch: CommittedBatch, demand: Demand) -> Call:

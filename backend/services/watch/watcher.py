@@ -9,6 +9,7 @@ the state of the chain, and from the outbox of what was sent.
 from __future__ import annotations
 
 import logging
+import math
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -53,7 +54,8 @@ MAX_PAUSE_SECONDS = 60.0
 """Maximum pause between attempts while node or store are unreachable; pauses double from `POLL_SECONDS`."""
 TURN_SECONDS = 60.0
 """After so much time a pass turns to the next operator, and the next pass goes on with this one: an operator
-may serve each of many batches slowly.
+may serve each of many batches slowly, or have so many to refund. Demands on the own operator are answered
+again after so much time.
 """
 PATIENCE_PART = 16
 """Batch data counts as withheld if it is missing after this fraction of the dispute window."""
@@ -85,8 +87,10 @@ class Watcher:
     """Receipts signed by operators, from other sources."""
     clock: Callable[[], float] = time.monotonic
     _turn_ends_at: float = 0.0
+    _answered_at: float = math.inf
+    """When demands on `own` were answered last."""
     _unfinished: set[Account] = field(default_factory=set)
-    """Operators whose newest batch the latest pass did not reach."""
+    """Operators whose newest batch the latest pass did not reach, or whose refunds it did not finish."""
     _reached: dict[Account, dict[Hash32, BatchReceipts | None]] = field(default_factory=dict)
     """Of each operator, the batches that passes have reached since they last began with the oldest; with the
     finding for data that is missing, which is not asked for again before all were reached.
@@ -135,7 +139,7 @@ class Watcher:
             stop.wait(pause)
 
     def run_once(self) -> Iterator[News]:
-        """Passes until the newest batch of each operator is reached; yields each report once.
+        """Passes until none is unfinished; yields each report once.
 
         Errors: as of `_operators` and, in the end, of `_turns`.
         """
@@ -200,13 +204,13 @@ class Watcher:
         for operator in operators:
             if operator == self.own or (self.answers_for_all and not self._is_settled(operator)):
                 yield self._answer, operator
-        answered_at = self.clock()
         for operator in operators:
-            is_due = self.clock() > answered_at + TURN_SECONDS
-            if self.own is not None and self.own in operators and is_due:
+            if self.own is not None and self._must_answer_again():
                 yield self._answer, self.own
-                answered_at = self.clock()
             yield self._watch, operator
+
+    def _is_turn_over(self) -> bool:
+        return self.clock() > self._turn_ends_at
 
     def _head(self) -> BlockRef:
         with self.guard():
@@ -225,8 +229,13 @@ class Watcher:
 
     def _answer(self, operator: Account) -> Iterator[News]:
         if self.answers is not None:
+            if operator == self.own:
+                self._answered_at = self.clock()
             self.follow()
             yield from self.answers.answer(operator)
+
+    def _must_answer_again(self) -> bool:
+        return self.clock() > self._answered_at + TURN_SECONDS
 
     def _new(self, found: Iterator[News]) -> Iterator[News]:
         for one in found:
@@ -268,7 +277,9 @@ class Watcher:
                     break  # a conviction voids all pending batches
                 del judgement  # a batch that is right, before the data of the next is in memory
             if self.challenge is not None:
-                yield from self.challenge.restore(tx.chain, operator)
+                is_unfinished = yield from self.challenge.restore(tx.chain, operator, self._is_turn_over)
+                if is_unfinished:
+                    self._unfinished.add(operator)
             is_final = bool(batches) and batches[-1].state is BatchState.FINAL
             if is_final and operator not in self._unfinished and not tx.chain.void_batches(operator):
                 self._settled[operator] = batches[-1].hash, tx.chain.finalised(operator)
@@ -293,6 +304,8 @@ class Watcher:
             yield news(batch, "withheld", judgement.finding.message)
             if challenge is not None:
                 yield from challenge.demand(tx.chain, batch, judgement.demands)
+                if self.own is not None and self._must_answer_again():
+                    yield from self._isolated(self._answer, self.own)
 
     def _may_still_come(self, tx: UnitOfWork, batch: CommittedBatch) -> bool:
         terms = tx.chain.parameter_set(int(batch.header["parameterSet"]))
@@ -324,7 +337,7 @@ class Watcher:
             yield batch, judgement
             del judgement  # as its receiver does
             # Not after one that an earlier pass reached, so that each pass gets further.
-            if not is_reached and batch != batches[-1] and self.clock() > self._turn_ends_at:
+            if not is_reached and batch != batches[-1] and self._is_turn_over():
                 self._unfinished.add(batch.operator)
                 return
 

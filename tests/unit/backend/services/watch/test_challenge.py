@@ -1,7 +1,9 @@
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
+
+import pytest
 
 from backend.domain.chain import BlockRef
 from backend.domain.disputes.witnesses import Tree, key_word
@@ -13,7 +15,7 @@ from tests.support.chain_view import BatchViews
 from tests.support.market import parameter_set, some_account, some_demand, some_hash
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Generator, Iterable, Iterator, Sequence
 
     from backend.domain.ids import Account, Hash32
     from backend.domain.parameters import ParameterSet
@@ -63,8 +65,8 @@ class FakeView(BatchViews):
     def batch(self, batch_hash: Hash32) -> CommittedBatch | None:
         return next((one for one in self.known if one.hash == batch_hash), None)
 
-    def demands(self, batch_hash: Hash32) -> list[Demand]:
-        return [one for one in self.asked if one.batch_hash == batch_hash]
+    def demands(self, *batches: Hash32) -> list[Demand]:
+        return [one for one in self.asked if one.batch_hash in batches]
 
     def open_demands(self, operator: Account) -> list[Demand]:
         return sorted(self.asked, key=lambda one: one.deadline)
@@ -80,6 +82,8 @@ class FakeTransactions:
     account: Account = WATCHER
     money: int = PLENTY
     sent: list[Call] = field(default_factory=list)
+    unmined: str = ""
+    """A function whose calls stay in the pool."""
 
     def credit(self) -> int:
         return self.money // 2
@@ -98,7 +102,9 @@ class FakeTransactions:
 
     def send(self, calls: Sequence[Call]) -> list[CallResult]:
         self.sent += calls
-        return [CallResult(call, some_hash(f"tx {len(self.sent)}")) for call in calls]
+        done = [CallResult(call, some_hash(f"tx {len(self.sent)}")) for call in calls]
+        pending = {"error": "it is not mined yet", "is_pending": True}
+        return [replace(one, **pending) if one.call.function == self.unmined else one for one in done]
 
     @property
     def functions(self) -> list[str]:
@@ -251,7 +257,7 @@ def test_voided_batches_are_refunded_newest_first_and_bonds_are_credited_to_thei
     others = demanded(void[1], 5, challenger=some_account("other"))
     view = FakeView([batch(2), *void], [demanded(void[0], 0), others])
     transactions = FakeTransactions()
-    assert names_of(challenge(transactions=transactions).restore(view, OPERATOR)) == [
+    assert names_of(challenge(transactions=transactions).restore(view, OPERATOR, lambda: False)) == [
         "bond_returned",
         "refunded",
         "refunded",
@@ -260,3 +266,29 @@ def test_voided_batches_are_refunded_newest_first_and_bonds_are_credited_to_thei
     assert transactions.sent[1].args[1] == [
         {"payer": some_account("payer"), "before": 0, "from": 5, "until": 12}
     ]
+
+
+@pytest.mark.parametrize(
+    ("num_bonds", "unmined", "sent", "is_unfinished"),
+    [
+        (17, "", ["returnBond"] * 16, True),
+        (16, "returnBond", ["returnBond"] * 16 + ["refund"], True),
+        (0, "", ["refund"], True),
+        (0, "refund", ["refund"], False),
+    ],
+)
+def test_refunds_end_with_the_turn_and_go_on_in_the_next_pass_unless_they_wait(
+    num_bonds: int, unmined: str, sent: list[str], is_unfinished: bool
+) -> None:
+    """An operator can have thousands of its own batches voided, one of which is refunded in a block."""
+    void = [batch(n, BatchState.VOID) for n in (3, 4)]
+    transactions = FakeTransactions(unmined=unmined)
+    view = FakeView(void, [demanded(void[0], key) for key in range(num_bonds)])
+    restored = challenge(transactions=transactions).restore(view, OPERATOR, lambda: True)
+    returned: list[bool] = []
+    list(_returning(restored, returned))
+    assert (transactions.functions, returned) == (sent, [is_unfinished])
+
+
+def _returning(news: Generator[News, None, bool], returned: list[bool]) -> Iterator[News]:
+    returned.append((yield from news))

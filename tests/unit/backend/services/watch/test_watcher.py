@@ -24,7 +24,7 @@ from tests.support.settlement_harness import SettlementHarness
 from tests.support.settlement_steps import settle_batches
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Generator, Iterator
     from pathlib import Path
 
     from backend.domain.batch import Header
@@ -254,6 +254,53 @@ def test_demands_on_the_own_operator_are_answered_again_after_slow_turns(slow: S
     slow.watcher.own, slow.watcher.answers = own, Answers()  # type: ignore[assignment]
     list(slow.watcher._turns(operators))
     assert answered == [(own, 0), (own, 1)]
+
+
+def test_demands_on_the_own_operator_are_answered_again_within_a_turn_of_slow_demands(
+    slow: SlowMarket,
+) -> None:
+    own, seen = some_account("own"), list[str]()
+
+    class Answers:
+        def answer(self, operator: Account) -> Iterator[News]:
+            seen.append("answer")
+            return iter(())
+
+    class SlowChallenge(FakeChallenge):
+        def demand(self, view: object, batch: CommittedBatch, wanted: object) -> Iterator[News]:
+            slow.now += TURN_SECONDS + 1
+            seen.append(f"demand {batch.number}")
+            return iter(())
+
+    for number in (1, 2, 3):
+        slow.withhold(number)
+    slow.harness.chain.time += 60  # the data counts as withheld
+    operators = [own, slow.harness.market.operator]
+    list(slow.watcher.run_once())  # reads all three, which takes a turn for each
+    slow.watcher.challenge, slow.watcher.own, slow.watcher.answers = SlowChallenge(), own, Answers()  # type: ignore[assignment]
+    slow.watcher._unfinished = set(operators[1:])
+    list(slow.watcher._turns(operators))
+    assert seen == ["answer", "demand 1", "answer", "demand 2", "answer", "demand 3", "answer"]
+
+
+def test_refunds_that_outlast_a_turn_go_on_in_the_next_pass(slow: SlowMarket) -> None:
+    class SlowRefunds(FakeChallenge):
+        num_left = 3
+
+        def restore(  # type: ignore[override]
+            self, view: object, operator: Account, is_over: Callable[[], bool]
+        ) -> Generator[News, None, bool]:
+            while self.num_left and not is_over():
+                slow.now += TURN_SECONDS + 1
+                self.num_left -= 1
+            yield from ()
+            return bool(self.num_left)
+
+    list(slow.watcher.run_once())
+    slow.passes, challenge = 0, SlowRefunds()
+    slow.watcher.challenge = challenge  # type: ignore[assignment]
+    list(slow.watcher.run_once())
+    assert (challenge.num_left, slow.passes) == (0, 3)
 
 
 def test_a_single_run_ends_if_an_operator_fails_or_is_gone_after_an_unfinished_turn(slow: SlowMarket) -> None:
