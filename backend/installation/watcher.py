@@ -27,6 +27,11 @@ if TYPE_CHECKING:
     from backend.services.watch.watcher import Watcher
     from backend.settings import Settings
 
+KEPT_FOR_ANSWERS = 4
+"""Transactions of `LORALEDGER_WATCH_MAX_GAS` whose gas bonds leave to answers for the own operator. One is
+some twenty of the most expensive answers, but gas may cost several times as much by then.
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class WatchOptions:
@@ -61,7 +66,8 @@ def open_watcher(
     can_send = options.can_challenge or options.can_answer or own
     db = _open_database(installation.settings, installation.deployment.block_hash)
     try:
-        transactions = _transactions(installation, db, stop) if can_send else None
+        num_kept = 1 if own is None else KEPT_FOR_ANSWERS
+        transactions = _transactions(installation, db, stop, num_kept) if can_send else None
         yield Watcher(
             follow=Indexer(chain, db.event_log, installation.deployment, confirmations=0).catch_up,
             guard=node_errors,
@@ -114,7 +120,9 @@ def _own_operator(installation: Installation, options: WatchOptions) -> Account 
         return None
 
 
-def _transactions(installation: Installation, db: Database, stop: threading.Event) -> WatcherTransactions:
+def _transactions(
+    installation: Installation, db: Database, stop: threading.Event, num_kept: int = 1
+) -> WatcherTransactions:
     from backend.chain.sender import Sender
     from backend.services.watch.transactions import GasLimits, WatcherTransactions
 
@@ -123,7 +131,9 @@ def _transactions(installation: Installation, db: Database, stop: threading.Even
     signers = {signer.account: signer}
     queue, confirmations = db.send_queue, settings.confirmations
     sender = Sender(installation.chain, queue, signers.get, confirmations, account=signer.account)
-    return WatcherTransactions(db, installation.chain, signer.account, sender.run_once, limits, stop)
+    return WatcherTransactions(
+        db, installation.chain, signer.account, sender.run_once, limits, stop, num_kept
+    )
 
 
 def _challenge(installation: Installation, transactions: WatcherTransactions) -> Challenge:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from backend.domain.disputes.witnesses import MAX_KEYS, Tree, key_word
 from backend.domain.money import GWEI, in_dollars
-from backend.domain.transactions import Call, as_json
+from backend.domain.transactions import Call
 from backend.services.watch.news import News, news, outcome
 
 if TYPE_CHECKING:
@@ -53,9 +53,12 @@ class Challenge:
     def demand(
         self, view: ChainView, batch: CommittedBatch, wanted: Sequence[tuple[Tree, Sequence[int]]]
     ) -> Iterator[News]:
-        """Demand the leaves that are not demanded yet, in order, as far as bonds allow."""
+        """Demand the leaves that are not demanded yet, in order, as far as bonds allow.
+
+        The bonds of all our demands count: nothing is demanded while the view does not show one of them.
+        """
         fresh = self._fresh(view, batch, wanted)
-        if not fresh:
+        if not fresh or self.transactions.is_on_its_way(view, "Disputes", "demand"):
             return
         budget = min(self.max_bond - self._bound(view), self.transactions.funds())
         num_left = len(fresh)
@@ -138,18 +141,10 @@ class Challenge:
         """Wanted leaves that were not demanded by anyone: none can be demanded twice."""
         demands = view.demands(batch.hash)
         seen = {(one.tree, one.key) for one in demands}
-        own = {(one.tree, one.key) for one in demands if self._is_open_and_ours(one)}
-        sent = self._on_their_way(batch) - seen
         # A search proceeds in rounds: more demands before the answers would pay for what the answers reveal.
-        searched = {tree for tree, _ in own | sent} - {Tree.RECEIPTS}
+        searched = {one.tree for one in demands if self._is_open_and_ours(one)} - {Tree.RECEIPTS}
         leaves = dict.fromkeys((tree, key) for tree, keys in wanted for key in keys if tree not in searched)
-        return [leaf for leaf in leaves if leaf not in seen | sent]
-
-    def _on_their_way(self, batch: CommittedBatch) -> set[tuple[Tree, int]]:
-        """Leaves of the batch whose demand was sent, and which the view may not show yet."""
-        header = as_json(dict(batch.header))
-        sent = self.transactions.on_their_way("Disputes", "demand")
-        return {(Tree(int(tree)), int(key, 16)) for of, tree, keys in sent if of == header for key in keys}
+        return [leaf for leaf in leaves if leaf not in seen]
 
     # --- bonds, in wei ---
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from backend.domain.chain import Reverted
 from backend.domain.errors import NotFound
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from backend.domain.ids import Account, Hash32
     from backend.domain.transactions import ChainTransaction
     from backend.ports.chain import Chain
+    from backend.ports.chain_view import ChainView
 
 POLL_SECONDS = 0.1
 MINED_SECONDS = 60.0
@@ -61,9 +62,11 @@ class WatcherTransactions:
         send_pending: Callable[[], None],
         limits: GasLimits,
         stop: threading.Event | None = None,
+        num_kept: int = 1,
     ) -> None:
         self.account = account
         self._db, self._chain, self._limits, self._stop = db, chain, limits, stop
+        self._num_kept = num_kept
         self.send_pending = send_pending
 
     def credit(self) -> int:
@@ -71,10 +74,10 @@ class WatcherTransactions:
         return int(self._chain.call("Disputes", "creditOf", self.account))
 
     def funds(self) -> int:
-        """What the account can pay for bonds, in wei: its credit, and its balance above what the gas of one
-        transaction may cost. Errors: `Unavailable`.
+        """What the account can pay for bonds, in wei: its credit, and its balance above what the gas of
+        `num_kept` transactions may cost. Errors: `Unavailable`.
         """
-        gas = self._limits.gas * self._chain.gas_price()
+        gas = self._num_kept * self._limits.gas * self._chain.gas_price()
         return self.credit() + max(self._chain.balance(self.account) - gas, 0)
 
     def withdraw_credit(self) -> CallResult:
@@ -106,11 +109,13 @@ class WatcherTransactions:
             return str(error)
         return ""
 
-    def on_their_way(self, contract: str, function: str) -> list[tuple[Any, ...]]:
-        """Arguments of the calls that are queued, sent, or mined in a block that may be replaced, as JSON."""
+    def is_on_its_way(self, view: ChainView, contract: str, function: str) -> bool:
+        """Whether such a call is queued, sent, or mined in a block that the view does not show."""
+        cursor = view.cursor()
         with self._db.read() as tx:
             found = tx.transactions.unconfirmed(self.account, contract, function)
-        return [one.args for one in found]
+        blocks = [one.block_number for one in found]
+        return any(cursor is None or block is None or block > cursor.number for block in blocks)
 
     def send(self, calls: Sequence[Call], worth: int | None = 0) -> list[CallResult]:
         """Send the calls that succeed when each is estimated alone, and wait for all of them.

@@ -303,9 +303,17 @@ class Watcher:
         elif judgement.finding.what != "data_missing" or not self._may_still_come(tx, batch):
             yield news(batch, "withheld", judgement.finding.message)
             if challenge is not None:
-                yield from challenge.demand(tx.chain, batch, judgement.demands)
-                if self.own is not None and self._must_answer_again():
-                    yield from self._isolated(self._answer, self.own)
+                yield from self._demand(batch, judgement, challenge)
+
+    def _demand(self, batch: CommittedBatch, judgement: Undecided, challenge: Challenge) -> Iterator[News]:
+        """Demand on the newest view, with the demands on the batches before; they may have taken long."""
+        with self.db.read() as tx:
+            sent = list(challenge.demand(tx.chain, batch, judgement.demands))
+        yield from sent
+        if any(one.tx_hash for one in sent):
+            self.follow()
+        if self.own is not None and self._must_answer_again():
+            yield from self._isolated(self._answer, self.own)
 
     def _may_still_come(self, tx: UnitOfWork, batch: CommittedBatch) -> bool:
         terms = tx.chain.parameter_set(int(batch.header["parameterSet"]))

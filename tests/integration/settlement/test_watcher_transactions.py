@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -30,9 +31,10 @@ def transactions(
     database: Database,
     limits: GasLimits = GENEROUS,
     stop: threading.Event | None = None,
+    num_kept: int = 1,
 ) -> WatcherTransactions:
     sender = Sender(chain, database.send_queue, {WATCHER.account: WATCHER}.get, CONFIRMATIONS)
-    return WatcherTransactions(database, chain, WATCHER.account, sender.run_once, limits, stop)
+    return WatcherTransactions(database, chain, WATCHER.account, sender.run_once, limits, stop, num_kept)
 
 
 def mint(units: int) -> Call:
@@ -126,6 +128,29 @@ def test_a_call_that_is_worth_it_may_need_more_gas_than_the_limit(
     found = chain.node.rpc.request("eth_getTransactionByHash", sent.tx_hash)
     assert int(found["maxFeePerGas"], 16) * gas <= cost + gas
     assert watcher.send([mint(2)], worth=None)[0].is_done
+
+
+def test_a_call_is_on_its_way_until_the_view_has_its_block(
+    chain: ChainClient, sqlite_database: Database
+) -> None:
+    watcher, head = transactions(chain, sqlite_database, stop=stopped()), chain.head().number
+
+    def is_unseen_at(number: int) -> bool:
+        view: Any = SimpleNamespace(cursor=lambda: SimpleNamespace(number=number))
+        return watcher.is_on_its_way(view, "TestUSD", "mint")
+
+    with manual_mining(chain):
+        watcher.send([mint(1)])
+        assert is_unseen_at(head + 1)
+        mine(chain)
+    watcher.send_pending()
+    assert (is_unseen_at(head), is_unseen_at(head + 1)) == (True, False)
+
+
+def test_bonds_leave_the_gas_of_some_transactions(chain: ChainClient, sqlite_database: Database) -> None:
+    gas = GENEROUS.gas * chain.gas_price()
+    watcher = transactions(chain, sqlite_database, num_kept=3)
+    assert watcher.funds() == chain.balance(WATCHER.account) - 3 * gas
 
 
 def test_a_stuck_call_is_replaced_by_a_successor_up_to_its_ceiling(

@@ -9,7 +9,7 @@ from backend.domain.chain import BlockRef
 from backend.domain.disputes.witnesses import Tree, key_word
 from backend.domain.ids import ChannelId
 from backend.domain.settlement import BatchState, CommittedBatch, Demand, PaidSpan
-from backend.domain.transactions import CallResult, as_json
+from backend.domain.transactions import CallResult
 from backend.services.watch.challenge import Challenge
 from tests.support.chain_view import BatchViews
 from tests.support.market import parameter_set, some_account, some_demand, some_hash
@@ -97,8 +97,8 @@ class FakeTransactions:
     def reservation(self, call: Call) -> Hash32:
         return some_hash("reservation")
 
-    def on_their_way(self, contract: str, function: str) -> list[tuple[Any, ...]]:
-        return [tuple(as_json(list(call.args))) for call in self.sent if call.function == function]
+    def is_on_its_way(self, view: FakeView, contract: str, function: str) -> bool:
+        return function == self.unmined and function in self.functions
 
     def send(self, calls: Sequence[Call]) -> list[CallResult]:
         self.sent += calls
@@ -172,7 +172,14 @@ def test_demands_have_at_most_64_keys_and_repeat_no_leaf() -> None:
     assert names_of(made.demand(view, asked, wanted)) == ["demanded"] * 3
     assert [len(keys_of(call)) for call in transactions.sent] == [64, 34, 1]
     assert sorted(key for call in transactions.sent for key in keys_of(call)) == sorted([*range(2, 100), 5])
-    assert names_of(made.demand(view, asked, wanted)) == [], "they may not be in the view yet"
+
+
+def test_nothing_is_demanded_while_a_demand_of_any_batch_is_on_its_way() -> None:
+    """The view does not show its bonds, which count towards the limit."""
+    transactions = FakeTransactions(unmined="demand")
+    made = challenge(transactions=transactions, limit=BOND)
+    for asked, expected in ((batch(1), ["pending"]), (batch(2), []), (batch(1), [])):
+        assert names_of(made.demand(FakeView(), asked, ((Tree.RECEIPTS, (0,)),))) == expected
 
 
 def test_credit_pays_first_and_the_rest_goes_with_the_call() -> None:

@@ -17,6 +17,7 @@ from backend.domain.errors import Unavailable
 from backend.domain.judging.judge import judge
 from backend.services.audit.cases import Cases
 from backend.services.audit.published import BatchTooLarge
+from backend.services.watch.news import News, news
 from backend.services.watch.watcher import MAX_PAUSE_SECONDS, TURN_SECONDS, Watcher
 from tests.support.chain_view import batches_read
 from tests.support.market import recover, some_account, some_hash
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     from backend.domain.ids import Account
     from backend.domain.settlement import CommittedBatch
     from backend.services.audit.published import BatchReceipts
-    from backend.services.watch.news import News
 
 
 class StopAfter(threading.Event):
@@ -281,6 +281,25 @@ def test_demands_on_the_own_operator_are_answered_again_within_a_turn_of_slow_de
     slow.watcher._unfinished = set(operators[1:])
     list(slow.watcher._turns(operators))
     assert seen == ["answer", "demand 1", "answer", "demand 2", "answer", "demand 3", "answer"]
+
+
+def test_a_demand_is_in_the_view_before_the_next_batch_is_demanded_from(slow: SlowMarket) -> None:
+    """Its bonds count towards the limit."""
+    followed = list[int]()
+
+    class Demands(FakeChallenge):
+        def demand(self, view: object, batch: CommittedBatch, wanted: object) -> Iterator[News]:
+            followed.append(slow.passes)
+            yield news(batch, "demanded", "a leaf", some_hash("tx"))
+
+    for number in (1, 2, 3):
+        slow.withhold(number)
+    slow.harness.chain.time += 60  # the data counts as withheld
+    list(slow.watcher.run_once())
+    slow.watcher.challenge, slow.passes = Demands(), 0  # type: ignore[assignment]
+    slow.watcher._unfinished = {slow.harness.market.operator}
+    list(slow.watcher._turns([slow.harness.market.operator]))
+    assert followed == [0, 1, 2]
 
 
 def test_refunds_that_outlast_a_turn_go_on_in_the_next_pass(slow: SlowMarket) -> None:
