@@ -262,16 +262,18 @@ class ReceiptStore:
         self._session.expire_all()  # receipts that were read before hold the replaced signature
 
     def assign(self, operator: Account, batch: int, receipts: Sequence[ReceiptId]) -> None:
-        """Mark receipts as being in this batch. Errors: `Conflict` if one of them is in another."""
+        """Mark unsettled receipts as being in this batch. Errors: `Conflict` if one of them is in any."""
         for some in in_chunks(receipts):
             is_ours = ReceiptRow.id.in_(some) & (ReceiptRow.operator == operator)
-            is_free = ReceiptRow.batch.is_(None) | (ReceiptRow.batch == batch)
             assigned = self._session.execute(
-                update(ReceiptRow).where(is_ours, is_free).values(batch=batch).returning(ReceiptRow.id)
+                update(ReceiptRow)
+                .where(is_ours, ReceiptRow.batch.is_(None))
+                .values(batch=batch)
+                .returning(ReceiptRow.id)
             ).all()
             if len(assigned) != len(set(some)):
                 raise Conflict(
-                    f"{len(set(some)) - len(assigned)} receipts are unknown or in another batch.",
+                    f"{len(set(some)) - len(assigned)} receipts are unknown or in a batch.",
                     param="receipts",
                 )
 

@@ -373,17 +373,17 @@ class Settler:
         ids = [receipt_id(signed.receipt) for signed in candidate.batch.receipts]
         number = candidate.batch.number
         with self.db.begin() as tx:
-            void = tx.chain.void_batches(self.operator)
-            if update_records(tx, self.operator) is not None or outstanding_refunds(void):
+            # The lane stays locked, so that no retirement is queued before this commit is.
+            if update_records(tx, self.operator) is not None:
                 return False
-            tx.transactions.lock_lane(self.operator)  # no retirement is queued before this commit is
+            if outstanding_refunds(tx.chain.void_batches(self.operator)):
+                return False
             if pending_retirement(tx, self.operator):
                 return False
             # An indexed retirement is not pending any more, yet the batch may have the key's signatures.
             if retired_keys(tx.chain, self.operator) != candidate.retired:
                 return False
             lost = tx.batches.get(self.operator, number)
-            # Another settler in the same state computes the same key: one of the two fails with `Conflict`.
             key = f"commit:{self.operator}:{number}:{(lost and lost.commit_tx) or 'first'}"
             tx.receipts.assign(self.operator, number, ids)
             answers = tx.receipts.traces(self.operator, number, MAX_LINKS) if traces.is_on() else ()

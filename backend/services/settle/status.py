@@ -32,7 +32,11 @@ class BatchStatus(StrEnum):
 
 
 def update_records(tx: UnitOfWork, operator: Account) -> int | None:
-    """Release the receipts of lost batches. Returns the number of the pending batch."""
+    """Release the receipts of lost batches. Returns the number of the pending batch.
+
+    Locks the operator's lane first: a commit that another settler queues is either seen, or sees this.
+    """
+    tx.transactions.lock_lane(operator)
     record = tx.batches.latest(operator)
     while record is not None:
         status = BatchStatus.LOST if record.is_released else _status(tx, record)
@@ -82,6 +86,7 @@ def next_due(pending: Sequence[CommittedBatch], now: int) -> list[CommittedBatch
 
 
 def _status(tx: UnitOfWork, record: BatchRecord) -> BatchStatus:
+    cursor = tx.chain.cursor()  # before the batch: what is indexed in between must not make it look lost
     valid = valid_batch(tx.chain, record.operator, record.number)
     if valid is not None and valid.header["dataDigest"] == record.data_digest:
         return BatchStatus.VALID
@@ -90,7 +95,6 @@ def _status(tx: UnitOfWork, record: BatchRecord) -> BatchStatus:
     commit = tx.transactions.get(record.commit_tx)
     if commit.state is TransactionState.FAILED:
         return BatchStatus.LOST
-    cursor = tx.chain.cursor()
     is_indexed = (
         cursor is not None and commit.block_number is not None and cursor.number >= commit.block_number
     )

@@ -8,6 +8,7 @@ import pytest
 from sqlalchemy import select
 
 from backend.db.tables.transactions import TransactionRow
+from backend.db.transactions import TransactionStore
 from backend.domain.batch import MAX_RECEIPT_ENTRIES, Header
 from backend.services.audit.auditor import WrongBatch
 from backend.services.settle.pace import PATIENCE_SECONDS, Pace
@@ -27,6 +28,9 @@ from tests.support.tracing import by_name, name_of, recorded
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from backend.db.unit_of_work import Database
+    from backend.domain.ids import Account
 
 
 def test_receipts_of_all_channels_become_one_batch(harness: SettlementHarness) -> None:
@@ -142,6 +146,51 @@ def test_a_confirmed_commit_is_waited_for_until_it_is_indexed(harness: Settlemen
     harness.chain.height -= 1
     harness.serve()
     assert harness.settler().run_once(is_forced=True).step is Step.WAITING
+
+
+def test_a_batch_that_is_indexed_while_its_status_is_read_is_not_lost(
+    harness: SettlementHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    harness.serve()
+    harness.settler().run_once(is_forced=True)
+    harness.mine()
+    chain, numbered_batch = harness.chain, harness.chain.numbered_batch
+    chain.is_lagging, indexed_at, chain.height = True, chain.height, chain.height - 1
+
+    def before_it_is_indexed(*of: Any) -> Any:
+        found = numbered_batch(*of)
+        chain.is_lagging, chain.height = False, indexed_at
+        return found
+
+    monkeypatch.setattr(chain, "numbered_batch", before_it_is_indexed)
+    assert harness.settler().run_once(is_forced=True).step is Step.WAITING
+    assert harness.unsettled() == 0
+
+
+def test_of_two_settlers_that_commit_at_the_same_time_one_waits(
+    tmp_path: Path, postgres_database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On SQLite their transactions exclude each other."""
+    harness = SettlementHarness(tmp_path, database=postgres_database)
+    receipts, faster, lock_lane = [harness.serve()], harness.settler(), TransactionStore.lock_lane
+    steps: list[Step] = []
+
+    def lock_after_the_faster(store: TransactionStore, lane: Account) -> None:
+        monkeypatch.setattr(TransactionStore, "lock_lane", lock_lane)
+        receipts.append(harness.serve())
+        steps.append(faster.run_once(is_forced=True).step)
+        lock_lane(store, lane)
+
+    class Blobs(CrashingProxy):
+        def add_folder(self, files: Any) -> Any:
+            monkeypatch.setattr(TransactionStore, "lock_lane", lock_after_the_faster)
+            return self._target.add_folder(files)
+
+    slower = harness.settler(blobs=Blobs(harness.blobs, set(), 0))
+    steps.append(slower.run_once(is_forced=True).step)
+    assert steps == [Step.COMMITTING, Step.WAITING]
+    assert harness.mine() == 1
+    assert_all_settled(harness, receipts)
 
 
 def test_a_batch_has_at_most_the_receipts_of_its_pace(harness: SettlementHarness) -> None:
