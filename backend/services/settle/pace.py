@@ -56,16 +56,21 @@ class Pace:
         self, backlogs: Sequence[Backlog], now: int, thaw_seconds: int, *, has_rested: bool
     ) -> list[Backlog]:
         """The channels to collect from; none while no batch is due. `has_rested`: whether `rest_seconds` have
-        passed since the last batch. Otherwise the selected receipts must be worth it too.
+        passed since the last batch. The selected receipts must be due, and worth it, too: others of these
+        channels may never be settled.
         """
         latest = now - _patience(thaw_seconds) + self.rest_seconds(thaw_seconds)
         chosen = [b for b in backlogs if b.amount >= self.min_amount or b.oldest_served_at <= latest]
         num_receipts = sum(backlog.num_receipts for backlog in chosen)
         is_full = num_receipts >= self.receipts
-        is_due = is_full or any(now - backlog.oldest_served_at >= self.seconds for backlog in chosen)
+        is_due = self.is_due([backlog.oldest_served_at for backlog in chosen], now, is_full=is_full)
         may_fill = is_full or num_receipts * MAX_RECEIPT_ENTRIES > self.entries - MAX_RECEIPT_ENTRIES
         may_be_worth = has_rested or self.is_worth([(b.amount, False) for b in chosen], is_full=may_fill)
         return self._in_turn(chosen) if is_due and may_be_worth else []
+
+    def is_due(self, served_at: Sequence[int], now: int, *, is_full: bool) -> bool:
+        """Whether a batch is due. `served_at`: of each channel, when its oldest receipt was served."""
+        return is_full or any(now - oldest >= self.seconds for oldest in served_at)
 
     def is_worth(self, parts: Sequence[tuple[int, bool]], *, is_full: bool) -> bool:
         """Whether a batch is worth its gas. `parts`: of each channel, the micro-units that it collects, and

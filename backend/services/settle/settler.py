@@ -21,11 +21,11 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass, field
 from enum import StrEnum
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
-from backend.domain.batch import Batch, CommitTerms, build
+from backend.domain.batch import MAX_SPANS, Batch, CommitTerms, build
 from backend.domain.batch_data import FILE_NAME, BatchName, encode
 from backend.domain.chain import Reverted
 from backend.domain.content import cid_digest
@@ -64,6 +64,8 @@ if TYPE_CHECKING:
     from backend.ports.storage import BlobStore
     from backend.services.audit.auditor import Auditor
 
+    IsDue = Callable[[Collection[Selection], BatchLimits], bool]
+    """Whether a batch of these selections is due."""
 
 log = logging.getLogger(__name__)
 
@@ -178,13 +180,15 @@ class Settler:
             if reason := pending_retirement(tx, self.operator):
                 return Progress(Step.RETIRING, reason=reason)
             backlogs = tx.receipts.backlogs(self.operator)
-            has_rested = is_forced or self._has_rested(tx.chain)
-            due = backlogs
+            is_due: IsDue = _always
+            due: Sequence[Backlog] = backlogs
             if not is_forced:
+                has_rested = self._has_rested(tx.chain)
+                is_due = partial(self._is_due, has_rested=has_rested)
                 due = self.pace.due(backlogs, self.clock(), self.thaw_seconds, has_rested=has_rested)
             if not due:
                 return Progress(Step.IDLE)
-            candidate, skipped = self._next(tx, ledger, due, has_rested=has_rested)
+            candidate, skipped = self._next(tx, ledger, due, is_due)
         if isinstance(candidate, Progress):
             return candidate
         step = Step.COMMITTING if self._commit(candidate) else Step.WAITING
@@ -284,7 +288,7 @@ class Settler:
                 log.info("batch %d is valid, with %d of our receipts", batch.number, adopt(tx, batch, ids))
 
     def _next(
-        self, tx: UnitOfWork, ledger: OperatorLedger, backlogs: Sequence[Backlog], *, has_rested: bool
+        self, tx: UnitOfWork, ledger: OperatorLedger, backlogs: Sequence[Backlog], is_due: IsDue
     ) -> tuple[Candidate | Progress, dict[ChannelId, str]]:
         """The next batch to commit, and the channels left out with the reasons."""
         if reason := recent_retirement(self.chain, tx.chain, self.operator):
@@ -301,19 +305,24 @@ class Settler:
         self.report_uncovered(max(0, sum(backlog.amount for backlog in backlogs) - covered))
         limits = BatchLimits(self.pace.receipts, self.pace.entries, covered, now - self.thaw_seconds)
         selections, skipped = select(tx, backlogs, ledger, validator, self.keys, limits)
-        if not has_rested and not self._is_worth(selections.values(), limits):
+        if not is_due(selections.values(), limits):
             return Progress(Step.IDLE, skipped=skipped), skipped
         built = self._build(tx, ledger, terms, dict(selections), skipped)
-        if isinstance(built, Candidate) and not has_rested:
+        if isinstance(built, Candidate):
             kept = [selections[span.channel_id] for span in built.batch.spans]  # the chain may refuse some
-            if not self._is_worth(kept, limits):
+            if not is_due(kept, limits):
                 return Progress(Step.IDLE, skipped=skipped), skipped
         return built, skipped
 
-    def _is_worth(self, selections: Collection[Selection], limits: BatchLimits) -> bool:
-        left = limits.without([signed for found in selections for signed in found.receipts])
+    def _is_due(self, selections: Collection[Selection], limits: BatchLimits, *, has_rested: bool) -> bool:
+        """Whether the selected receipts alone make a batch due, and worth its gas."""
+        is_full = limits.without([signed for found in selections for signed in found.receipts]).is_full
+        served_at = [found.receipts[0].receipt.served_at for found in selections]
+        has_no_room = is_full or len(selections) == MAX_SPANS
+        if not self.pace.is_due(served_at, self.clock(), is_full=has_no_room):
+            return False
         parts = [(found.amount, found.is_cut) for found in selections]
-        return self.pace.is_worth(parts, is_full=left.is_full)
+        return has_rested or self.pace.is_worth(parts, is_full=is_full)
 
     @cached_property
     def _convictions(self) -> Convictions:
@@ -391,6 +400,10 @@ class Settler:
                 row = tx.transactions.enqueue(self.operator, "Settlement", "commit", candidate.arguments, key)
             tx.batches.put(BatchRecord(self.operator, number, candidate.digest, row, is_released=False))
         return True
+
+
+def _always(_selections: Collection[Selection], _limits: BatchLimits) -> bool:
+    return True
 
 
 def _refund(tx: UnitOfWork, batch: CommittedBatch) -> list[Any]:

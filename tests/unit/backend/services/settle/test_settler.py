@@ -78,6 +78,20 @@ def test_a_batch_is_due_once_its_oldest_receipt_is_old_enough(harness: Settlemen
     assert harness.settler().run_once().step is Step.COMMITTING
 
 
+def test_a_receipt_that_cannot_be_settled_does_not_make_a_batch_of_others_due(
+    harness: SettlementHarness,
+) -> None:
+    stuck, other, _ = harness.market.channels
+    harness.serve(stuck, is_paid=False)
+    harness.chain.time = harness.market.served_at = harness.market.served_at + 100
+    harness.serve(other)
+    progress = harness.settler().run_once()
+    assert (progress.step, list(progress.skipped)) == (Step.IDLE, [stuck])
+    assert harness.settler(pace=Pace(5, 2)).run_once().step is Step.IDLE, "the batch is not full either"
+    harness.chain.time += 5
+    assert harness.settler().run_once().step is Step.COMMITTING
+
+
 def test_channels_that_owe_little_wait_for_a_day(harness: SettlementHarness) -> None:
     receipts = sorted(map(harness.serve, harness.market.channels), key=lambda signed: signed.receipt.charge)
     settler = harness.settler(pace=Pace(5, 100, receipts[-1].receipt.charge), thaw_seconds=10**6)
