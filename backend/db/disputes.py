@@ -175,16 +175,16 @@ class ChainBatches:
         is_before = (event.block_number < batch.block_number) | (
             (event.block_number == batch.block_number) & (event.log_index < batch.log_index)
         )
-        newest = (
-            select(event)
-            .where(event.entity == entity_of(t.ChannelRow, (channel,)), is_before)
-            .where(event.name.in_(("Collected", "Refunded")))
-            .order_by(event.block_number.desc(), event.log_index.desc())
-            .limit(1)
-        )
-        found = self._session.scalar(newest)
-        end = {"Collected": "until", "Refunded": "collected"}
-        return 0 if found is None else int(found.args[end[found.name]])
+        ends = {"Collected": "until", "Refunded": "collected"}
+        found: list[t.EventRow] = []
+        for name in ends:  # each by the index, for a payer can make many other events
+            of_channel = (event.entity == entity_of(t.ChannelRow, (channel,))) & (event.name == name)
+            newest = select(event).where(of_channel, is_before)
+            found += self._session.scalars(
+                newest.order_by(event.block_number.desc(), event.log_index.desc()).limit(1)
+            )
+        last = max(found, key=lambda one: (one.block_number, one.log_index), default=None)
+        return 0 if last is None else int(last.args[ends[last.name]])
 
     def demands(self, *batches: Hash32) -> list[Demand]:
         rows: list[t.DemandRow] = []

@@ -35,7 +35,7 @@ class EventRow(Base):
     __tablename__ = "chain_events"
     __table_args__ = (
         Index("ix_chain_events_order", "block_number", "log_index"),
-        Index("ix_chain_events_entity", "entity"),
+        Index("ix_chain_events_name", "entity", "name", "block_number", "log_index"),
     )
 
     block_hash: Mapped[str] = mapped_column(HASH, primary_key=True)

@@ -169,6 +169,8 @@ def _check_waiver(
     """Errors: `Conflict` unless it ends with one of the waivable receipts, or waives nothing: behind a part
     of a receipt no other one could be settled.
     """
+    if not waived_until:
+        return
     known = tx.chain.channel(channel)
     # What a batch that is not final has collected may be refunded, and collected again.
     settled = min(tx.chain.settled(channel), known.collected if known else 0)

@@ -256,3 +256,20 @@ def test_it_is_too_late_to_answer_once_both_deadlines_have_passed() -> None:
     assert not demand.is_past(101, 9)
     assert demand.is_past(101, 10)
     assert some_demand(OPERATOR, word(1), deadline=100).is_past(101, 1)
+
+
+def test_what_a_channel_has_settled_is_found_without_its_other_events(sqlite_database: Database) -> None:
+    """Its payer can make any number of them."""
+    channel, said = ChannelId(word(1)), []
+    with sqlite_database.begin() as tx:
+        take_in(tx, *deposited(1, OPERATOR), collected(1, 0, 0, 10), committed(1, 1), final(1, 1))
+    event.listen(sqlite_database.engine, "before_cursor_execute", lambda *args: said.append(args[2:4]))
+    with sqlite_database.read() as tx:
+        tx.chain.settled(channel)
+        queries = [one for one in said if "FROM chain_events" in one[0]]
+        plans = [
+            tx.session.connection().exec_driver_sql(f"EXPLAIN QUERY PLAN {q}", v).all() for q, v in queries
+        ]
+    assert {row.detail for plan in plans for row in plan} == {
+        "SEARCH chain_events USING INDEX ix_chain_events_name (entity=? AND name=?)"
+    }

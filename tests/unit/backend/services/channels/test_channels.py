@@ -88,6 +88,15 @@ def test_a_voucher_that_waives_unpaid_answers_is_refused(
     channels.add_voucher(payer.account, voucher(installation, "payer", 200, waived=10))
 
 
+def test_a_voucher_that_waives_nothing_reads_no_history(
+    installation: ScriptedInstallation, payer: Payer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installation.fund(100, cap=0)
+    monkeypatch.delattr(type(installation.view), "settled")
+    installation.services.channels.add_voucher(payer.account, voucher(installation, "payer", 40))
+    assert available(installation) == 40
+
+
 def test_a_voucher_may_waive_only_what_no_refund_can_bring_back(
     installation: ScriptedInstallation, payer: Payer
 ) -> None:
