@@ -109,7 +109,7 @@ def shell(tmp_path: Path) -> Iterator[Shell]:
 
 
 def test_a_restored_market_goes_on_and_every_unit_is_right(shell: Shell, tmp_path: Path) -> None:
-    copy_database, copy_files, restore, rotate, check, show, back = commands()
+    copy_database, copy_files, restore, rotate, sign_again, check, show, back = commands()
     with shell.up():
         assert "5 dollars can be spent" in shell.run("loraledger deposit 5")
         shell.ask()
@@ -125,6 +125,7 @@ def test_a_restored_market_goes_on_and_every_unit_is_right(shell: Shell, tmp_pat
     shell.environment["RECEIPT_KEY"] = local_account(2).account
     with shell.up():
         shell.run(rotate)
+        shell.run(sign_again)
         shell.ask()
         shell.wait_until_settled(3)
         assert "every unit is right" in shell.run(check)

@@ -118,6 +118,17 @@ def test_containers_are_those_of_the_files_and_run_commands_that_exist() -> None
     assert keys <= values.keys()
 
 
+def test_a_restore_starts_nothing_that_signs_receipts_before_their_key_is_retired() -> None:
+    """`settle` would sign charges whose receipts the lost installation has signed with other shares."""
+    path, signing = ROOT / "docs" / "containers.md", {"api", "settle", "worker"}
+    (scaled,) = [words for words in compose_commands(path) if "--scale" in words]
+    assert {word for word in scaled if "=" in word} == {f"{name}=0" for name in signing}
+    restore = path.read_text().partition("## Restore")[2].partition("\n## ")[0]
+    started = [yaml.safe_load(line)["processes"] for line in re.findall(r"`(processes: .*?)`", restore)]
+    assert started
+    assert all(signing.isdisjoint(names) for names in started)
+
+
 def test_values_of_the_chart_that_the_page_sets_exist() -> None:
     schema = json.loads((ROOT / "deployments/chart/values.schema.json").read_text())
     page = (ROOT / "docs" / "containers.md").read_text()
