@@ -6,18 +6,24 @@ import sqlite3
 from typing import TYPE_CHECKING
 
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from backend.domain.errors import DatabaseUnavailable, DiskFull
 
 if TYPE_CHECKING:
     from backend.domain.errors import DomainError
 
-DRIVER_ERRORS = (DBAPIError, sqlite3.Error)
-"""SQLAlchemy's wrapper, and the bare driver error that is raised while a connection is set up."""
+DRIVER_ERRORS = (DBAPIError, PoolTimeout, sqlite3.Error)
+"""SQLAlchemy's wrapper, its error for a pool without a free connection, and the bare driver error that is
+raised while a connection is set up.
+"""
+READ_ONLY = "25006"
+"""SQLSTATE of a write where only reads are allowed."""
 
 FULL = "There is no room left on the disk of this installation's database."
 BUSY = "The database of this installation is busy."
 AWAY = "The database of this installation is not reachable."
+REFUSED = "The database of this installation accepts no writes."
 BROKEN = "The database of this installation cannot read or write its files."
 AFTERWARDS = "Nothing was changed; receipts say what was charged before."
 
@@ -33,6 +39,7 @@ _SQLITE = {
 errors.
 """
 _POSTGRESQL = {
+    READ_ONLY: REFUSED,
     "08": AWAY,  # connection exceptions
     "40": BUSY,  # deadlocks and failed serialisations
     "53": BUSY,  # too many connections, out of memory
@@ -58,12 +65,16 @@ def to_domain_error(error: Exception, *, is_committing: bool) -> DomainError | N
 
 
 def _text(error: Exception) -> str | None:
+    if isinstance(error, PoolTimeout):
+        return BUSY
     cause = getattr(error, "orig", error)
     if isinstance(cause, sqlite3.Error):
         return _SQLITE.get(getattr(cause, "sqlite_errorcode", 0) & 0xFF)
     state = getattr(cause, "sqlstate", None)
     if state is None:  # raised by the driver, not by the server
         return AWAY if _is_operational(cause) else None
+    if state == READ_ONLY and not getattr(error, "connection_invalidated", False):
+        return None  # a write in `Database.read`
     return _POSTGRESQL.get(state) or _POSTGRESQL.get(state[:2])
 
 

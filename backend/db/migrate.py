@@ -70,6 +70,7 @@ def _transaction(engine: Engine) -> Iterator[Connection]:
         try:
             with connection.begin():
                 if not is_sqlite:
+                    connection.execute(text("SET LOCAL lock_timeout = 0"))  # others may migrate for long
                     connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": LOCK})
                 yield connection
                 if is_sqlite and (broken := connection.execute(text("PRAGMA foreign_key_check")).first()):

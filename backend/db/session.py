@@ -1,4 +1,6 @@
-"""Creates the SQLAlchemy engine. SQLite is configured to be as strict as PostgreSQL."""
+"""Creates the SQLAlchemy engine. SQLite is configured to be as strict as PostgreSQL, which waits for locks as
+long as SQLite.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import Engine, create_engine, event, literal_column, make_url
 from sqlalchemy.dialects import postgresql, sqlite
 
+from backend.db.errors import READ_ONLY
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from sqlalchemy import URL, CompoundSelect, Connection
+    from sqlalchemy import URL, CompoundSelect, Connection, ExceptionContext
     from sqlalchemy.orm import Session
 
     from backend.db.base import Base
@@ -21,8 +25,26 @@ CACHE_KIBIBYTES = 16 * 1024
 would be read from disk repeatedly.
 """
 BUSY_MILLISECONDS = 30_000
+"""For which a statement waits for a lock."""
 SQLITE_BEGIN = "sqlite_begin"
 """Execution option: the statement that begins a transaction, BEGIN IMMEDIATE unless it is read-only."""
+POOL = {"pool_size": 10, "max_overflow": 20}
+"""Connections of a process to PostgreSQL. The threads of API requests share them: each holds one for a
+transaction. Three API processes and the others stay below the 100 connections of PostgreSQL's default.
+"""
+CONNECTION = {
+    "connect_timeout": 10,  # seconds
+    "keepalives_idle": 15,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 30_000,  # milliseconds
+    "target_session_attrs": "read-write",
+}
+"""Parameters of a connection that the URL does not set. A server that vanished is noticed within a minute;
+one that only reads is refused, such as a standby to which a name leads after a failover. Source:
+https://www.postgresql.org/docs/current/libpq-connect.html
+"""
+_SESSION = "SELECT set_config('lock_timeout', %s, false) WHERE current_setting('lock_timeout') = '0'"
 
 
 def open_engine(url: str | URL) -> Engine:
@@ -32,7 +54,7 @@ def open_engine(url: str | URL) -> Engine:
         return _open_sqlite(parsed)
     if parsed.drivername in {"postgresql", "postgres"}:
         parsed = parsed.set(drivername="postgresql+psycopg")
-    return create_engine(parsed, pool_pre_ping=True, hide_parameters=True)  # see _open_sqlite
+    return _open_postgresql(parsed)
 
 
 def insert_if_absent(session: Session, table: type[Base], **values: Any) -> bool:
@@ -50,6 +72,28 @@ def copy_if_absent(
     """Insert the rows of a query, except those whose key exists."""
     dialect = sqlite if session.get_bind().dialect.name == "sqlite" else postgresql
     session.execute(dialect.insert(table).from_select(columns, rows).on_conflict_do_nothing())
+
+
+def _open_postgresql(url: URL) -> Engine:
+    unset = {name: value for name, value in CONNECTION.items() if name not in url.query}
+    # See _open_sqlite for the parameters of statements.
+    engine = create_engine(url, pool_pre_ping=True, hide_parameters=True, connect_args=unset, **POOL)
+    event.listen(engine, "connect", _begin_session)
+    event.listen(engine, "handle_error", _leave_read_only_server)
+    return engine
+
+
+def _begin_session(connection: Any, _record: Any) -> None:
+    connection.execute(_SESSION, [str(BUSY_MILLISECONDS)]).close()
+    connection.commit()
+
+
+def _leave_read_only_server(context: ExceptionContext) -> None:
+    """Replace all pooled connections once one refuses to write outside of `Database.read`."""
+    options = {} if context.connection is None else context.connection.get_execution_options()
+    is_refused = getattr(context.original_exception, "sqlstate", None) == READ_ONLY
+    if is_refused and not options.get("postgresql_readonly"):
+        context.is_disconnect = True
 
 
 def _open_sqlite(url: URL) -> Engine:

@@ -57,7 +57,7 @@ class DiskFull(Unavailable):
 
 
 class DatabaseUnavailable(Unavailable):
-    """The database is unreachable, locked for too long, or cannot access its files."""
+    """The database is unreachable, busy for too long, accepts no writes, or cannot access its files."""
 
 
 class Overloaded(Unavailable):

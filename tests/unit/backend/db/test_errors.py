@@ -6,7 +6,7 @@ import sqlite3
 from typing import TYPE_CHECKING
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import create_engine, text
 from sqlalchemy.exc import DBAPIError, OperationalError
 
 from backend.db import session as db_session
@@ -57,6 +57,54 @@ def test_a_writer_that_waits_too_long_gets_a_busy_error(
         with pytest.raises(DatabaseUnavailable, match="busy"):
             write_much(database)
     database.close()
+
+
+def test_a_lock_of_postgresql_that_is_held_too_long_gives_a_busy_error(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(db_session, "BUSY_MILLISECONDS", 1)
+    database = Database.open(postgres_url)
+    with database.begin() as tx:
+        tx.session.execute(text("CREATE TABLE filler (number int)"))
+    with database.begin() as first:
+        first.session.execute(text("LOCK TABLE filler"))
+        with pytest.raises(DatabaseUnavailable, match="busy"), database.begin() as second:
+            second.session.execute(text("LOCK TABLE filler"))
+    database.close()
+
+
+def test_a_pool_without_a_free_connection_is_busy(tmp_path: Path) -> None:
+    engine = create_engine(f"sqlite:///{tmp_path}/a.db", pool_size=1, max_overflow=0, pool_timeout=0.01)
+    database = Database(engine)
+    with database.read() as first:
+        first.session.execute(text("SELECT 1"))
+        with pytest.raises(DatabaseUnavailable, match="busy"), database.read() as second:
+            second.session.execute(text("SELECT 1"))
+    database.close()
+
+
+def test_all_connections_to_a_server_that_stops_writing_are_replaced(postgres_database: Database) -> None:
+    def execute(statement: str) -> None:
+        with postgres_database.begin() as one, postgres_database.begin() as other:
+            for tx in (one, other):
+                tx.session.execute(text(statement))
+
+    execute("SET default_transaction_read_only = on")
+    with pytest.raises(DatabaseUnavailable, match="accepts no writes"):
+        execute("DELETE FROM outbox")
+    execute("DELETE FROM outbox")
+
+
+def test_a_server_that_only_reads_is_not_used(postgres_url: str) -> None:
+    database = Database.open(f"{postgres_url}%20-cdefault_transaction_read_only%3Don")
+    with pytest.raises(DatabaseUnavailable, match="not reachable"), database.read() as tx:
+        tx.session.execute(text("SELECT 1"))
+    database.close()
+
+
+def test_a_write_by_a_reader_is_our_defect(postgres_database: Database) -> None:
+    with pytest.raises(DBAPIError, match="read-only transaction"), postgres_database.read() as tx:
+        tx.session.execute(text("DELETE FROM outbox"))
 
 
 def test_a_file_that_cannot_be_opened_is_a_database_that_is_away(tmp_path: Path) -> None:

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from sqlalchemy import text, update
 from sqlalchemy.exc import IntegrityError
 
+from backend.db import session as db_session
 from backend.db.session import open_engine
 from backend.db.tables.transactions import AttemptRow
 from backend.db.unit_of_work import Database
@@ -32,6 +33,23 @@ def test_sqlite_is_strict_and_survives_readers(tmp_path: Path) -> None:
         }
     database.close()
     assert pragmas == {"journal_mode": "wal", "foreign_keys": 1, "busy_timeout": 30_000, "synchronous": 2}
+
+
+def test_a_lock_timeout_of_the_url_is_kept(postgres_url: str) -> None:
+    database = Database.open(f"{postgres_url}%20-clock_timeout%3D7s")
+    with database.read() as tx:
+        assert tx.session.scalar(text("SHOW lock_timeout")) == "7s"
+    database.close()
+
+
+def test_connections_end_when_their_server_vanishes_unless_the_url_says_otherwise(postgres_url: str) -> None:
+    database = Database.open(f"{postgres_url}&connect_timeout=3")
+    with database.read() as tx:
+        driver: Any = tx.session.connection().connection.driver_connection
+        used = driver.info.get_parameters()
+    database.close()
+    expected = {name: str(value) for name, value in db_session.CONNECTION.items()} | {"connect_timeout": "3"}
+    assert used | expected == used
 
 
 def test_foreign_keys_hold_on_every_engine(database: Database) -> None:
