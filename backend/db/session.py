@@ -44,7 +44,13 @@ CONNECTION = {
 one that only reads is refused, such as a standby to which a name leads after a failover. Source:
 https://www.postgresql.org/docs/current/libpq-connect.html
 """
-_SESSION = "SELECT set_config('lock_timeout', %s, false) WHERE current_setting('lock_timeout') = '0'"
+_SESSION = """
+SELECT set_config('lock_timeout', %s, false) WHERE current_setting('lock_timeout') = '0'
+UNION ALL
+SELECT set_config('synchronous_commit', 'on', false)
+WHERE current_setting('synchronous_commit') <> 'remote_apply'
+"""
+"""Receipts must survive: a level below `on` can lose the last commits. `remote_apply` is above it."""
 
 
 def open_engine(url: str | URL) -> Engine:

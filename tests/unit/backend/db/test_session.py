@@ -35,11 +35,30 @@ def test_sqlite_is_strict_and_survives_readers(tmp_path: Path) -> None:
     assert pragmas == {"journal_mode": "wal", "foreign_keys": 1, "busy_timeout": 30_000, "synchronous": 2}
 
 
-def test_a_lock_timeout_of_the_url_is_kept(postgres_url: str) -> None:
-    database = Database.open(f"{postgres_url}%20-clock_timeout%3D7s")
+SETTINGS = ("lock_timeout", "synchronous_commit")
+
+
+def settings_of(url: str) -> list[str]:
+    """Of a session."""
+    database = Database.open(url)
     with database.read() as tx:
-        assert tx.session.scalar(text("SHOW lock_timeout")) == "7s"
+        found = [str(tx.session.scalar(text(f"SHOW {name}"))) for name in SETTINGS]
     database.close()
+    return found
+
+
+def test_sessions_of_postgresql_wait_as_long_as_sqlite_and_keep_what_they_commit(postgres_url: str) -> None:
+    assert settings_of(postgres_url) == ["30s", "on"]
+
+
+@pytest.mark.parametrize(
+    ("level", "expected"), [("off", "on"), ("local", "on"), ("remote_write", "on"), ("remote_apply",) * 2]
+)
+def test_only_a_stronger_level_of_commits_and_a_lock_timeout_are_kept(
+    postgres_url: str, level: str, expected: str
+) -> None:
+    url = f"{postgres_url}%20-clock_timeout%3D7s%20-csynchronous_commit%3D{level}"
+    assert settings_of(url) == ["7s", expected]
 
 
 def test_connections_end_when_their_server_vanishes_unless_the_url_says_otherwise(postgres_url: str) -> None:
