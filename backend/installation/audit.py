@@ -22,6 +22,10 @@ MAX_QUEUED_PROOFS = 16
 """Batches that wait to be built for proofs, of which one at a time is."""
 
 
+MAX_QUEUED_AUDITS = 200
+"""Audits that wait for a thread: those of two pages of operators."""
+
+
 class Audit:
     """Services of one view. All but `verification` fetch missing batch data from the operators."""
 
@@ -53,7 +57,7 @@ class Audit:
     def background(self) -> Background:
         from backend.services.background import Background
 
-        return Background()
+        return Background(max_queued=MAX_QUEUED_AUDITS)
 
     @cached_property
     def audits(self) -> BackgroundAudits:

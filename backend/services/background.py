@@ -47,7 +47,7 @@ class Work:
 class Background:
     """Threads start as they are needed and end when nothing is left to do. Thread-safe.
 
-    `max_queued`: pieces of work that may wait for a thread; None: any number.
+    `max_queued`: pieces of work that may wait for a thread, apart from urgent ones; None: any number.
     """
 
     def __init__(
@@ -65,21 +65,24 @@ class Background:
         self._waiting: deque[tuple[Hashable, Work]] = deque()
         self._num_threads = 0
 
-    def start(self, key: Hashable, turn: Callable[[], bool]) -> Work:
-        """The key's work that waits, runs or failed a short while ago, else new work. Errors: `Unavailable`
-        if `max_queued` pieces wait for a thread.
+    def start(self, key: Hashable, turn: Callable[[], bool], *, is_urgent: bool = False) -> Work:
+        """The key's work that waits, runs or failed a short while ago, else new work. Urgent work gets the
+        next thread that is free. Errors: `Unavailable` if `max_queued` pieces wait for a thread.
         """
         with self._lock:
             latest, now = self._latest.get(key), self.clock()
             if latest is not None and (not latest.is_done.is_set() or now < latest.repeat_at):
+                if is_urgent and (key, latest) in self._waiting:
+                    self._waiting.remove((key, latest))
+                    self._waiting.appendleft((key, latest))
                 return latest
-            if self._max_queued is not None and len(self._waiting) >= self._max_queued:
+            if not is_urgent and self._max_queued is not None and len(self._waiting) >= self._max_queued:
                 raise Unavailable("too much is still to be fetched or audited; try again later")
             if self._num_threads < self._max_threads:
                 threading.Thread(target=self._run, name="background", daemon=True).start()
                 self._num_threads += 1
             work = self._latest[key] = Work(turn, now)
-            self._waiting.append((key, work))
+            (self._waiting.appendleft if is_urgent else self._waiting.append)((key, work))
             return work
 
     def error(self, work: Work, asked_at: float) -> DomainError | None:

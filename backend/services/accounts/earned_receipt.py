@@ -123,7 +123,7 @@ class EarnedReceipts:
             batch = _batch_of(tx, account, receipt)
             num_verified = verified(tx, batch.operator).number
         if batch.state is not BatchState.VOID and batch.number > num_verified:
-            failed = self._audits.follow([batch.operator])
+            failed = self._audits.follow([batch.operator], is_urgent=True)
             if batch.operator in failed:
                 raise failed[batch.operator]
         signed = self._signed(batch, receipt)

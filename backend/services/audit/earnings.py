@@ -168,7 +168,8 @@ class PublishedEntries:
         """
         header, text = Header.from_chain(batch.header), "no operator serves its data"
         if not self._cases.is_stored(header) and batch.state is not BatchState.VOID:
-            work = self._background.start(batch.hash, partial(self._fetch, header))
+            # Urgent: a request waits for one batch at a time.
+            work = self._background.start(batch.hash, partial(self._fetch, header), is_urgent=True)
             if (error := self._background.error(work, self._background.clock())) is not None:
                 text = error.message
         if self._cases.is_stored(header):

@@ -89,8 +89,8 @@ def test_requests_share_one_audit_of_an_operator() -> None:
     started = []
 
     class Counting(Background):
-        def start(self, key: Hashable, turn: Callable[[], bool]) -> Work:
-            work = super().start(key, turn)
+        def start(self, key: Hashable, turn: Callable[[], bool], **options: Any) -> Work:
+            work = super().start(key, turn, **options)
             started.append(work)
             return work
 
@@ -213,6 +213,23 @@ def test_work_is_refused_while_as_much_as_may_wait_does() -> None:
     release.set()
     assert [background.error(work, background.clock()) for work in started] == [None, None]
     assert background.error(background.start("refused", turn), background.clock()) is None
+
+
+def test_an_audit_of_a_named_operator_is_not_behind_those_of_many_others() -> None:
+    many = [some_account(f"many {number}") for number in range(4)]
+    auditor = ScriptedAuditor(slow=[SLOW])
+    background = Background(0, max_threads=1, max_queued=2)
+    database: Any = FakeDatabase()
+    audits: Any = BackgroundAudits(database, auditor, background)  # type: ignore[arg-type]
+    audits.follow([SLOW])
+    assert wait_for(lambda: auditor.audited == [SLOW])
+    failed = audits.follow(many)
+    assert ["too much" in failed[one].message for one in many] == [False, False, True, True]
+    audits.follow([HONEST], is_urgent=True)
+    audits.follow([many[1]], is_urgent=True)
+    auditor.release.set()
+    assert wait_for(lambda: len(auditor.current) == 4)
+    assert auditor.audited == [SLOW, many[1], HONEST, many[0]]
 
 
 def test_threads_end_when_nothing_is_left_to_do() -> None:
