@@ -94,6 +94,16 @@ class EarningStore:
         rows = self._session.execute(query.order_by(CreditRow.number.desc()))
         return [from_row(Credit, row) for row in rows]
 
+    def newest_credit(self, account: Account) -> int:
+        """Row of the newest credit of the account that is stored; 0 if none is."""
+        return self._session.scalar(select(func.max(CreditRow.id)).filter_by(account=account)) or 0
+
+    def operators(self, account: Account, newest: int) -> list[Account]:
+        """Operators whose batches, void ones included, credit the account by the rows up to this one."""
+        query = select(CreditRow.operator).where(CreditRow.account == account, CreditRow.id <= newest)
+        query = query.where(CreditRow.num_entries > 0).distinct().order_by(CreditRow.operator)
+        return [Account(operator) for operator in self._session.scalars(query)]
+
     def entries(
         self,
         account: Account,

@@ -98,7 +98,7 @@ def test_an_adapter_of_one_operator_is_served_by_the_other_and_its_contributors_
 
 def audited_earnings(operators: TwoOperators, contributor: Account) -> Claimable | None:
     """What the contributor can claim, once `home` has fetched and audited the batch."""
-    (found,) = operators.home.installation.claims.claimable(contributor)
+    (found,) = operators.home.installation.claims.claimable(contributor).found
     return found if found.unverifiable is None else None
 
 

@@ -12,7 +12,7 @@ from backend.domain.chain import BlockRef
 from backend.domain.errors import DomainError, Unavailable
 from backend.domain.money import GWEI
 from backend.domain.transactions import PreparedTransaction
-from backend.services.accounts.claims import Claimable, NothingToClaim
+from backend.services.accounts.claims import Claimable, ClaimablePage, NothingToClaim
 from backend.services.train.estimate import Tokenisation, TokenisedRow
 from tests.support.market import CHAIN_ID
 from tools.labels import some_account, some_hash, some_key
@@ -166,15 +166,18 @@ class FakeContractWallets:
 class FakeClaims:
     """Earnings from one operator: 4.5 units of the account "earned little", 45 of every other account."""
 
-    def claimable(self, account: Account) -> list[Claimable]:
+    def claimable(self, account: Account, *_: Any) -> ClaimablePage:
+        return ClaimablePage((self.claimable_from(some_account("operator"), account),), None)
+
+    def claimable_from(self, operator: Account, account: Account) -> Claimable:
         scale = 1 if account == some_account("earned little") else 10
-        return [Claimable(some_account("operator"), account, scale * 5_500_000, scale * 1_000_000)]
+        return Claimable(operator, account, scale * 5_500_000, scale * 1_000_000)
 
     def prepare(self, operator: Account, account: Account, sender: Account) -> PreparedTransaction:
         return FakeChain().prepare("Settlement", "claim", sender=sender)
 
     def relay(self, operator: Account, account: Account, min_units: int, requester: Account) -> int:
-        (found,) = self.claimable(account)
+        (found,) = self.claimable(account).found
         if found.units < min_units:
             raise NothingToClaim(f"{account} has less than {min_units} units from {operator}")
         return 7

@@ -8,7 +8,8 @@ from fastapi import APIRouter, Query, status
 
 from backend.api.deps import CallerDep, ServicesDep, WalletDep
 from backend.api.idempotency import IdempotentRoute
-from backend.api.paging import PagingDep
+from backend.api.paging import QueryCursors
+from backend.api.routers.earning_entries import After
 from backend.api.schemas.common import AccountField, Page, PreparedTransactionView, TransactionQueued
 from backend.api.schemas.earnings import (
     ClaimRequest,
@@ -19,7 +20,7 @@ from backend.api.schemas.earnings import (
     RelayPayoutRequest,
 )
 from backend.domain.ids import Account
-from backend.services.accounts.claims import MIN_RELAYED_UNITS
+from backend.services.accounts.claims import MAX_OPERATORS, MIN_RELAYED_UNITS, OperatorCursor
 
 router = APIRouter(prefix="/v1", tags=["earnings"], route_class=IdempotentRoute)
 
@@ -28,12 +29,22 @@ router = APIRouter(prefix="/v1", tags=["earnings"], route_class=IdempotentRoute)
 def list_earnings(
     services: ServicesDep,
     caller: CallerDep,
-    paging: PagingDep,
+    after: After = None,
+    limit: Annotated[int, Query(ge=1, le=MAX_OPERATORS)] = 20,
     account: Annotated[AccountField | None, Query()] = None,
 ) -> Page[EarningView]:
-    """List earnings by operator, of the caller or of another account: earnings are public."""
-    found = services.claims.claimable(Account(account or caller.account))
-    return paging.page_of_all(found, lambda claimable: claimable.operator, EarningView.model_validate)
+    """List earnings by operator, of the caller or of another account: earnings are public. A page is of
+    `limit` operators and has those that credited the account, or that cannot be verified. With a
+    `next_cursor` it may have fewer than `limit` items, or none.
+    """
+    earner = Account(account or caller.account)
+    cursors = QueryCursors({"account": earner})
+    place = None if after is None else cursors.read(after, OperatorCursor.parse)
+    page = services.claims.claimable(earner, place, limit)
+    return Page(
+        data=[EarningView.model_validate(one) for one in page.found],
+        next_cursor=None if page.rest is None else cursors.write(page.rest),
+    )
 
 
 @router.post("/claims/prepare")

@@ -5,24 +5,49 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from backend.domain.errors import Conflict, DomainError, Unavailable
+from backend.domain.errors import Conflict, DomainError, InvalidInput, Unavailable
+from backend.domain.ids import Account
 from backend.domain.money import AMOUNT, UNIT, in_dollars
 from backend.services.audit.auditor import ledger_of, newest_final
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from typing import Self
 
     from backend.db.unit_of_work import Database, UnitOfWork
     from backend.domain.batch import OperatorLedger
-    from backend.domain.ids import Account, Hash32
+    from backend.domain.ids import Hash32
     from backend.domain.settlement import CommittedBatch
     from backend.domain.transactions import PreparedTransaction
     from backend.ports.chain import Chain
     from backend.services.audit.background import BackgroundAudits
     from backend.services.transactions.relays import Relays
 
+MAX_OPERATORS = 100
+"""Operators of a page of what an account can claim: anyone can register many, each with a batch to verify."""
 MIN_RELAYED_UNITS = 10
 """The operator pays the gas of a relayed claim: the earner's own wallet sends smaller ones."""
+
+
+@dataclass(frozen=True, slots=True)
+class OperatorCursor:
+    """A list continues after `operator`. The operators of the account's stored credits up to row `newest`
+    come first on all of its pages: credits that are stored meanwhile change no order.
+    """
+
+    newest: int
+    operator: Account
+
+    def __str__(self) -> str:
+        return f"{self.newest}:{self.operator}"
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Errors: ValueError."""
+        newest, operator = text.split(":")
+        if not 0 <= int(newest) < 1 << 63:
+            raise ValueError("no row of a credit")
+        return cls(int(newest), Account(operator))
 
 
 class NothingToClaim(Conflict):
@@ -58,6 +83,14 @@ class Claimable:
 
 
 @dataclass(frozen=True, slots=True)
+class ClaimablePage:
+    """`rest`: where the next page begins; None after the last. A page may be empty before the last one."""
+
+    found: tuple[Claimable, ...]
+    rest: OperatorCursor | None
+
+
+@dataclass(frozen=True, slots=True)
 class _Verified:
     """The latest final batch of an operator whose balances are verified."""
 
@@ -76,16 +109,36 @@ class Claims:
         self._db, self._audits = db, audits
         self._chain, self._relays = chain, relays
 
-    def claimable(self, account: Account) -> list[Claimable]:
-        """What the account can claim from each operator that credited it in a final batch.
+    def claimable(
+        self, account: Account, after: OperatorCursor | None = None, limit: int = MAX_OPERATORS
+    ) -> ClaimablePage:
+        """What the account can claim from those of the next `limit` operators that credited it in a final
+        batch, or whose batches cannot be verified. First come those that are known to have credited it, then
+        all others in the order of their first batches.
 
-        Includes operators whose batches cannot be verified.
+        Errors: `InvalidInput` if no operator is the cursor's.
         """
         with self._db.read() as tx:
-            operators = list(tx.chain.newest_batches())
-        failed = self._follow(operators)
-        found = (self._claimable(operator, account, failed.get(operator)) for operator in operators)
-        return [one for one in found if one is not None]
+            newest = tx.earnings.newest_credit(account) if after is None else after.newest
+            known = tx.earnings.operators(account, newest)
+            operators = list(dict.fromkeys([*known, *tx.chain.newest_batches()]))
+        start = 0 if after is None else _place(operators, after) + 1
+        page = operators[start : start + limit]
+        failed = self._follow(page)
+        with self._db.read() as tx:
+            paid = claimed_by_operator(tx, account)
+            found = [self._claimable(tx, one, account, paid.get(one, 0), failed.get(one)) for one in page]
+        has_more = start + limit < len(operators)
+        return ClaimablePage(
+            tuple(one for one in found if one.cumulative or one.unverifiable),
+            OperatorCursor(newest, page[-1]) if has_more else None,
+        )
+
+    def claimable_from(self, operator: Account, account: Account) -> Claimable:
+        """What the account can claim from the operator."""
+        error = self._follow([operator], is_urgent=True).get(operator)
+        with self._db.read() as tx:
+            return self._claimable(tx, operator, account, claimed(tx, operator, account), error)
 
     def prepare(
         self, operator: Account, account: Account, sender: Account | None = None
@@ -110,26 +163,23 @@ class Claims:
         key = f"claim:{batch_hash}:{account}"
         return self._relays.relay(requester or account, ("Settlement", "claim"), [request], key)
 
-    def _claimable(self, operator: Account, account: Account, error: DomainError | None) -> Claimable | None:
-        verified = self._verified(operator, error)
-        claimed = self._claimed(operator, account)
+    def _claimable(
+        self, tx: UnitOfWork, operator: Account, account: Account, paid: int, error: DomainError | None
+    ) -> Claimable:
+        verified = _verified(tx, operator, error)
         earned = verified.ledger.balances.get(account, 0)
-        if not earned and verified.error is None:
-            return None
         reason = verified.error.message if verified.error else None
-        return Claimable(operator, account, max(earned, claimed), claimed, unverifiable=reason)
-
-    def _claimed(self, operator: Account, account: Account) -> int:
-        with self._db.read() as tx:
-            return claimed(tx, operator, account)
+        return Claimable(operator, account, max(earned, paid), paid, unverifiable=reason)
 
     def _request(self, operator: Account, account: Account, min_units: int) -> tuple[dict[str, Any], Hash32]:
         """The `Claim` of `Settlement.claim`, and the hash of the batch whose balances it opens."""
-        verified = self._verified(operator, self._follow([operator]).get(operator))
+        error = self._follow([operator], is_urgent=True).get(operator)
+        with self._db.read() as tx:
+            verified, paid = _verified(tx, operator, error), claimed(tx, operator, account)
         if verified.batch is None and verified.error is not None:
             raise verified.error
         earned = verified.ledger.balances.get(account, 0)
-        amount, minimum = max(earned - self._claimed(operator, account), 0), min_units * UNIT
+        amount, minimum = max(earned - paid, 0), min_units * UNIT
         if verified.batch is None or amount < minimum:
             if isinstance(verified.error, Unavailable):
                 raise verified.error  # there may be more in the batches that are not verified yet
@@ -143,25 +193,35 @@ class Claims:
         request = {"header": header, "account": account, "opening": opening.abi}
         return request, verified.batch.hash
 
-    def _follow(self, operators: Sequence[Account]) -> dict[Account, DomainError]:
+    def _follow(self, operators: Sequence[Account], *, is_urgent: bool = False) -> dict[Account, DomainError]:
         """Audit operators whose latest final batch is not verified. Returns why some still are not."""
         with self._db.read() as tx:
             behind = [operator for operator in operators if not _is_verified(tx, operator)]
-        return self._audits.follow(behind)
+        return self._audits.follow(behind, is_urgent=is_urgent)
 
-    def _verified(self, operator: Account, error: DomainError | None) -> _Verified:
-        """The operator's latest final batch whose balances are verified. `error`: of an audit of it.
 
-        Any final batch can be claimed against: one that is wrong, or whose data is missing, withholds nothing
-        that earlier ones credited.
-        """
-        with self._db.read() as tx:
-            newest, batch = tx.chain.finalised(operator), newest_final(tx, operator)
-            ledger = ledger_of(tx, batch)
-        if newest == (0 if batch is None else batch.number):
-            return _Verified(batch, ledger)
-        error = error or Unavailable(f"the balances of {operator} changed during the audit; try again")
-        return _Verified(batch, ledger, error)
+def _place(operators: Sequence[Account], after: OperatorCursor) -> int:
+    if after.operator not in operators:
+        raise InvalidInput(
+            f"The operator {after.operator} that `after` names has no batch any more; omit `after` to start "
+            "again.",
+            param="after",
+        )
+    return operators.index(after.operator)
+
+
+def _verified(tx: UnitOfWork, operator: Account, error: DomainError | None) -> _Verified:
+    """The operator's latest final batch whose balances are verified. `error`: of an audit of it.
+
+    Any final batch can be claimed against: one that is wrong, or whose data is missing, withholds nothing
+    that earlier ones credited.
+    """
+    newest, batch = tx.chain.finalised(operator), newest_final(tx, operator)
+    ledger = ledger_of(tx, batch)
+    if newest == (0 if batch is None else batch.number):
+        return _Verified(batch, ledger)
+    error = error or Unavailable(f"the balances of {operator} changed during the audit; try again")
+    return _Verified(batch, ledger, error)
 
 
 def _is_verified(tx: UnitOfWork, operator: Account) -> bool:
@@ -171,5 +231,12 @@ def _is_verified(tx: UnitOfWork, operator: Account) -> bool:
 
 def claimed(tx: UnitOfWork, operator: Account, account: Account) -> int:
     """Cumulative earnings from the operator that the account has claimed, in micro-units."""
-    claims = (claim.cumulative for claim in tx.chain.claims(account) if claim.operator == operator)
-    return max(claims, default=0)
+    return claimed_by_operator(tx, account).get(operator, 0)
+
+
+def claimed_by_operator(tx: UnitOfWork, account: Account) -> dict[Account, int]:
+    """`claimed`, from each operator that the account claimed from."""
+    found: dict[Account, int] = {}
+    for claim in tx.chain.claims(account):
+        found[claim.operator] = max(claim.cumulative, found.get(claim.operator, 0))
+    return found

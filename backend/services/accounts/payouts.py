@@ -74,10 +74,11 @@ class Payouts:
         Errors, after which nothing is queued: `NothingToClaim` if the account can claim less than `min_units`
         token units, which is not worth the gas; those of `Relays.relay`.
         """
-        found = self._claims.claimable(account)
-        claimable = sum(one.claimable for one in found)
+        page = self._claims.claimable(account)
+        claimable = sum(one.claimable for one in page.found)
         if claimable < (minimum := min_units * UNIT):
-            reasons = "".join(f"; not counted: {one.unverifiable}" for one in found if one.unverifiable)
+            reasons = "".join(f"; not counted: {one.unverifiable}" for one in page.found if one.unverifiable)
+            reasons += "; there are more operators, which were not asked" if page.rest else ""
             raise NothingToClaim(
                 f"{account} can claim {in_dollars(claimable)}; a change is relayed from "
                 f"{in_dollars(minimum)} on, below that the account's wallet sends it{reasons}",

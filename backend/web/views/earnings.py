@@ -79,8 +79,8 @@ def show_earnings(
         "state",
         lead=LEAD,
         claimable=claimable,
-        total=sum(one.cumulative for one in claimable),
-        to_claim=sum(one.claimable for one in claimable),
+        total=sum(one.cumulative for one in claimable.found),
+        to_claim=sum(one.claimable for one in claimable.found),
         payout=services.payouts.wallet_of(account),
         by=by,
         summary=summary,
@@ -127,7 +127,7 @@ def propose_claim(
 ) -> Response:
     operator, account = Account(form.operator), visitor.account
     prepared = services.claims.prepare(operator, account, sender=account)
-    found = next(one for one in services.claims.claimable(account) if one.operator == operator)
+    found = services.claims.claimable_from(operator, account)
     ways = [Way.send(prepared)]
     if found.units >= MIN_RELAYED_UNITS:
         ways.insert(0, Way.ask_operator("/claims/relay", {"operator": operator}))
@@ -150,7 +150,7 @@ def propose_payout(
         raise Conflict(f"Claims are paid to {present} already.")
     prepared = services.payouts.prepare(account, wallet)
     ways = [Way.send(prepared.transaction)]
-    if sum(one.units for one in services.claims.claimable(account)) >= MIN_RELAYED_UNITS:
+    if sum(one.units for one in services.claims.claimable(account).found) >= MIN_RELAYED_UNITS:
         change = {"wallet": wallet, "nonce": str(prepared.nonce), "deadline": prepared.deadline}
         ways.insert(0, Way.sign(prepared.typed_data, "/payouts/relay", {"relay": change}))
     paid_to = account if wallet == ZERO_ACCOUNT else wallet

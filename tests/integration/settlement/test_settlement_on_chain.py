@@ -78,7 +78,7 @@ def test_money_travels_from_payers_to_everybody_who_earned_it(market: LiveMarket
     market.pump()
     for account, earned in ledger.balances.items():
         assert dollars(market, account) - before[account] == earned // UNIT
-        (found,) = market.claims().claimable(account)
+        (found,) = market.claims().claimable(account).found
         assert found.unclaimed == earned % UNIT
         with pytest.raises(NothingToClaim):
             market.claims().relay(OPERATOR, account)

@@ -185,7 +185,7 @@ def test_voided_batches_are_refunded_to_the_unit_and_their_receipts_settled_agai
     run(market)
     with market.database.read() as tx:
         assert tx.chain.finalised(OPERATOR) == 1
-    for found in market.claims().claimable(Account(CHALLENGER.account)):
+    for found in market.claims().claimable(Account(CHALLENGER.account)).found:
         assert found.unverifiable is None
 
 

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from backend.domain.batch import Header
-from backend.domain.errors import Unavailable
+from backend.domain.errors import InvalidInput, Unavailable
 from backend.domain.ids import ZERO_HASH
 from backend.domain.money import AMOUNT, UNIT
 from backend.domain.registries import Operator
 from backend.domain.settlement import Claim
-from backend.services.accounts.claims import Claims, NothingToClaim
+from backend.services.accounts.claims import Claims, NothingToClaim, OperatorCursor
+from backend.services.accounts.credit_walk import EarningsQuery
 from backend.services.audit.auditor import Auditor, WrongBatch
 from backend.services.audit.background import BackgroundAudits
 from backend.services.background import Background
@@ -23,7 +24,7 @@ from tests.support.settlement_harness import SettlementHarness
 from tests.support.waiting import wait_for
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from backend.domain.batch import OperatorLedger
@@ -60,7 +61,7 @@ def test_a_claim_reads_the_newest_final_batch_alone(
         finalise(harness, 6)
     account = next(iter(earners(harness)))
     read = batches_read(harness.chain, monkeypatch)
-    assert harness.claims().claimable(account)[0].unverifiable is None
+    assert harness.claims().claimable(account).found[0].unverifiable is None
     harness.claims().prepare(harness.market.operator, account)
     assert set(read) == {3}
 
@@ -86,7 +87,7 @@ def test_only_the_increase_is_claimed_the_next_time(harness: SettlementHarness) 
     with pytest.raises(NothingToClaim):
         harness.claims().relay(operator, account)
     finalise(harness, 12)
-    (found,) = harness.claims().claimable(account)
+    (found,) = harness.claims().claimable(account).found
     assert found.claimed == harness.chain.claims(account)[0].cumulative
     harness.claims().relay(operator, account)
     harness.mine()
@@ -105,7 +106,7 @@ def test_claims_are_cumulative_so_that_the_largest_one_is_what_was_claimed(
         finalise(harness, 12)
     first, second = harness.chain.claims(account)
     assert 0 < first.cumulative < second.cumulative
-    (found,) = harness.claims().claimable(account)
+    (found,) = harness.claims().claimable(account).found
     assert (found.claimed, found.cumulative) == (second.cumulative, earners(harness)[account])
 
 
@@ -113,7 +114,7 @@ def test_a_claim_from_another_operator_leaves_what_this_one_owes(harness: Settle
     finalise(harness, 12)
     account, earned = next(iter(earners(harness).items()))
     harness.chain.paid.append(Claim(some_account("other"), account, account, 1, earned, ZERO_HASH, 1))
-    (found,) = harness.claims().claimable(account)
+    (found,) = harness.claims().claimable(account).found
     assert (found.claimed, found.unclaimed) == (0, earned)
     prepared = harness.claims().prepare(harness.market.operator, account)
     assert prepared.decoded["args"][0]["account"] == account
@@ -152,7 +153,7 @@ def test_earnings_that_are_not_final_cannot_be_claimed(harness: SettlementHarnes
     harness.serve()
     harness.settler().run_once(is_forced=True)
     harness.mine()
-    assert harness.claims().claimable(some_account("treasury")) == []
+    assert harness.claims().claimable(some_account("treasury")).found == ()
     with pytest.raises(NothingToClaim):
         harness.claims().relay(harness.market.operator, some_account("treasury"))
 
@@ -160,7 +161,7 @@ def test_earnings_that_are_not_final_cannot_be_claimed(harness: SettlementHarnes
 def test_less_than_the_threshold_stays_credited(harness: SettlementHarness) -> None:
     finalise(harness, 4)
     operator = harness.market.operator
-    (found,) = harness.claims().claimable(operator)
+    (found,) = harness.claims().claimable(operator).found
     with pytest.raises(NothingToClaim) as caught:
         harness.claims().relay(operator, operator, found.units + 1)
     minimum = (found.units + 1) * UNIT
@@ -177,13 +178,66 @@ def test_a_prepared_claim_is_simulated_for_its_sender(harness: SettlementHarness
     assert prepared.decoded["args"][0]["account"] == account
 
 
+def commit_without_data(harness: SettlementHarness, *names: str) -> list[Account]:
+    """A final batch of each of these operators, before all others, whose data nobody has."""
+    (batch, *_), operators = harness.chain.committed, [some_account(name) for name in names]
+    for operator in operators:
+        harness.chain.others.append(Operator(operator, "", (), 0))
+        header = {**batch.header, "operator": operator, "dataDigest": some_hash("unavailable data")}
+        found = replace(batch, operator=operator, header=header, hash=Header.from_chain(header).hash)
+        harness.chain.committed.insert(len(harness.chain.committed) - 1, found)
+    return operators
+
+
+def test_a_page_verifies_its_own_operators_and_begins_with_those_that_credited_the_account(
+    harness: SettlementHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    account, honest = some_account("treasury"), harness.market.operator
+    harness.sign_in(account)
+    finalise(harness, 12)
+    harness.claims().relay(honest, account)
+    harness.mine()
+    others = commit_without_data(harness, "a", "b", "c")
+    followed, follow = [], BackgroundAudits.follow
+
+    def spied(self: BackgroundAudits, operators: Sequence[Account], **options: Any) -> Any:
+        followed.append(list(operators))
+        return follow(self, operators, **options)
+
+    monkeypatch.setattr(BackgroundAudits, "follow", spied)
+    pages = [harness.claims().claimable(account, limit=2)]
+    while rest := pages[-1].rest:
+        pages.append(harness.claims().claimable(account, OperatorCursor.parse(str(rest)), limit=2))
+    assert [[one.operator for one in page.found] for page in pages] == [[honest, others[0]], others[1:]]
+    assert followed == [[others[0]], others[1:]]
+    assert pages[0].found[0].claimed > 0
+    assert pages[0].found[0] == harness.claims().claimable_from(honest, account)
+
+
+def test_operators_that_credit_the_account_during_a_walk_are_listed_once(harness: SettlementHarness) -> None:
+    account, honest = some_account("treasury"), harness.market.operator
+    finalise(harness, 12)
+    others = commit_without_data(harness, "a", "b")
+    first = harness.claims().claimable(account, limit=1)
+    harness.sign_in(account)
+    assert harness.earnings().entries(EarningsQuery(account, operator=honest), None, 1).entries
+    assert [one.operator for one in harness.claims().claimable(account, limit=1).found] == [honest]
+    second = harness.claims().claimable(account, first.rest)
+    assert [one.operator for one in (*first.found, *second.found)] == [*others, honest]
+
+
+def test_a_cursor_of_an_operator_without_a_batch_is_refused(harness: SettlementHarness) -> None:
+    with pytest.raises(InvalidInput, match="omit `after`"):
+        harness.claims().claimable(some_account("a"), OperatorCursor(0, some_account("b")))
+
+
 @pytest.mark.parametrize("is_wrong", [False, True])
 def test_an_operator_that_cannot_be_verified_does_not_hide_what_others_owe(
     harness: SettlementHarness, is_wrong: bool
 ) -> None:
     finalise(harness, 12)
     account = next(iter(earners(harness)))
-    (honest,) = harness.claims().claimable(account)
+    (honest,) = harness.claims().claimable(account).found
     other = some_account("another operator")
     harness.chain.others.append(Operator(other, "", (), 0))
     (batch,) = harness.chain.committed
@@ -192,7 +246,7 @@ def test_an_operator_that_cannot_be_verified_does_not_hide_what_others_owe(
     harness.chain.committed.append(
         replace(batch, operator=other, header=header, hash=Header.from_chain(header).hash)
     )
-    same, found = harness.claims().claimable(account)
+    same, found = harness.claims().claimable(account).found
     assert same == honest
     assert (found.operator, found.unclaimed) == (other, 0)
     assert found.unverifiable is not None
@@ -203,7 +257,7 @@ def test_an_operator_that_cannot_be_verified_does_not_hide_what_others_owe(
 
 def test_an_account_that_never_earned_has_nothing_to_claim(harness: SettlementHarness) -> None:
     finalise(harness, 3)
-    assert harness.claims().claimable(some_account("another account")) == []
+    assert harness.claims().claimable(some_account("another account")).found == ()
 
 
 def test_finding5_missing_data_of_a_later_final_batch_keeps_nothing_back(harness: SettlementHarness) -> None:
@@ -214,7 +268,7 @@ def test_finding5_missing_data_of_a_later_final_batch_keeps_nothing_back(harness
     hidden = replace(batch, number=2, header=header, hash=Header.from_chain(header).hash)
     harness.chain.committed.append(hidden)
     harness.chain.final = 2
-    (found,) = harness.claims().claimable(account)
+    (found,) = harness.claims().claimable(account).found
     assert (found.cumulative, found.claimed) == (earned, 0)
     assert "the batch data" in (found.unverifiable or "")
     harness.claims().relay(harness.market.operator, account)
@@ -251,12 +305,12 @@ def test_a_claim_waits_for_an_audit_and_is_not_taken_for_an_empty_one(harness: S
     audits = BackgroundAudits(harness.db, auditor, Background(wait_seconds=0))
     claims = Claims(harness.db, audits, harness.chain, relays_of(harness.db, harness.chain, operator))  # type: ignore[arg-type]
     try:
-        (found,) = claims.claimable(account)
+        (found,) = claims.claimable(account).found
         assert "still being fetched" in str(found.unverifiable)
         with pytest.raises(Unavailable, match="still being fetched"):
             claims.relay(operator, account, min_units=10**9)
     finally:
         may_end.set()
-    wait_for(lambda: claims.claimable(account)[0].unverifiable is None)
+    wait_for(lambda: claims.claimable(account).found[0].unverifiable is None)
     claims.relay(operator, account)
     assert harness.mine() == 1

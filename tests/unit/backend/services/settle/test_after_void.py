@@ -151,5 +151,5 @@ def test_claims_open_the_final_batch_while_later_ones_fall(harness: SettlementHa
     settle_batches(harness, 2)
     harness.chain.convict(2)
     for account, earned in before.items():
-        (found,) = harness.claims().claimable(account)
+        (found,) = harness.claims().claimable(account).found
         assert (found.cumulative, found.unverifiable) == (earned, None)
