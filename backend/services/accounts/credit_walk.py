@@ -11,13 +11,14 @@ from __future__ import annotations
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from backend.domain.earnings import Credit, Earning, EarningFilter, EarningState, earning_state
 from backend.domain.errors import DomainError, InvalidInput, Unavailable
-from backend.domain.ids import Account, Hash32
+from backend.domain.ids import ZERO_HASH, Account, Hash32
 from backend.domain.settlement import BatchState
-from backend.services.accounts.claims import claimed
+from backend.services.accounts.claims import claimed_by_operator
 from backend.services.audit.auditor import ledger_of, newest_audited
 from backend.services.audit.cases import AnotherLargeBatch
 from backend.services.audit.earnings import TooManyEntries
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 
 CHUNK = 100
 """Batches, or numbers of credited ones, that a walk reads from the database at once."""
+MAX_OPERATORS = 100
+"""Operators that one walk comes to."""
 MAX_RECEIPTS_READ = 10_000
 """Receipts of batch data that one walk reads; a single batch may have more."""
 
@@ -63,7 +66,7 @@ class EarningsQuery:
 @dataclass(frozen=True, slots=True)
 class Position:
     """Where a walk continues: at a batch, after the entry at `place` (-1: before the first). `balance`: the
-    account's after the batch.
+    account's after the batch. With the hash 0, it continues at the operator's newest batch.
     """
 
     operator: Account
@@ -114,7 +117,7 @@ class CreditWalk:
         start: Position | None = None,
     ) -> None:
         self._db, self._published, self._query, self._start = db, published, query, start
-        self._num_read = 0
+        self._num_read, self._paid = 0, dict[Account, int]()
         self.rest: Position | None = None
         self.found: list[tuple[Credit, Sequence[Earning]]] = []
         self.unlisted: dict[Account, str] = {}
@@ -123,25 +126,45 @@ class CreditWalk:
     def account(self) -> Account:
         return self._query.account
 
-    def __iter__(self) -> Iterator[Credited]:
-        """Errors: `StaleCursor`; `Unavailable` if a batch's data is missing."""
+    @property
+    def operators(self) -> list[Account]:
+        """Those that the walk comes to."""
+        return self._operators[:MAX_OPERATORS]
+
+    @cached_property
+    def _operators(self) -> list[Account]:
+        """Those from the start on, in the order of their first batches: later ones join at the end. Errors:
+        `StaleCursor`.
+        """
         query, start = self._query, self._start
         with self._db.read() as tx:
-            operators = sorted(tx.chain.newest_batches())
-        walk = self._void if query.state is EarningState.VOID else self._valid
-        for operator in operators:
-            is_passed = start is not None and operator < start.operator
-            if is_passed or query.operator not in (None, operator) or self.rest is not None:
-                continue
-            begin = start if start is not None and start.operator == operator else None
-            yield from walk(operator, begin)
+            operators = [one for one in tx.chain.newest_batches() if query.operator in (None, one)]
+        if start is None:
+            return operators
+        if start.operator not in operators:
+            raise _stale(start)
+        return operators[operators.index(start.operator) :]
+
+    def __iter__(self) -> Iterator[Credited]:
+        """Errors: `StaleCursor`; `Unavailable` if a batch's data is missing."""
+        start = self._start
+        with self._db.read() as tx:
+            self._paid = claimed_by_operator(tx, self.account)
+        walk = self._void if self._query.state is EarningState.VOID else self._valid
+        for operator in self.operators:
+            is_begun = start is not None and start.operator == operator and start.batch_hash != ZERO_HASH
+            yield from walk(operator, start if is_begun else None)
+            if self.rest is not None:
+                return
+        for operator in self._operators[MAX_OPERATORS:][:1]:
+            self.rest = Position(operator, ZERO_HASH, -1, 0)
 
     def _valid(self, operator: Account, begin: Position | None) -> Iterator[Credited]:
         """Credits of the batches that are verified. No batch below a balance of zero credits the account."""
         with self._db.read() as tx:
             ledger = verified(tx, operator)
             newest, balance = ledger.number, ledger.balances.get(self._query.account, 0)
-            paid = claimed(tx, operator, self._query.account)
+            paid = self._paid.get(operator, 0)
             top = newest if begin is None else _number(tx.chain, begin, newest)
         batches = _Batches(self._db, operator, ledger.hash)
         credits_, is_certain = _Credits(batches, self._query.account), True

@@ -107,8 +107,8 @@ class Earnings:
 
         Errors: `StaleCursor`; `Unavailable` if data of a verified batch is missing.
         """
-        failed = self._follow(query)
         walk, found, names = CreditWalk(self._db, self._published, query, start), [], Names()
+        failed = self._follow(walk, query)
         for chunk in _chunks(walk, limit):
             with self._db.read() as tx:
                 found += [
@@ -126,8 +126,8 @@ class Earnings:
 
         Errors: as `entries`.
         """
-        failed = self._follow(query)
         walk, names = CreditWalk(self._db, self._published, query, start), Names()
+        failed = self._follow(walk, query)
         credited = list(walk)
         groups: dict[str | None, Totals] = {}
         with self._db.read() as tx:
@@ -141,12 +141,9 @@ class Earnings:
             _ordered(by, groups.values()), walk.rest, _unverifiable(failed | walk.unlisted)
         )
 
-    def _follow(self, query: EarningsQuery) -> dict[Account, str]:
+    def _follow(self, walk: CreditWalk, query: EarningsQuery) -> dict[Account, str]:
         """Audit batches that are not audited yet. Returns why those of some operators cannot be."""
-        with self._db.read() as tx:
-            operators = list(tx.chain.newest_batches())
-        wanted = [operator for operator in operators if query.operator in (None, operator)]
-        failed = self._audits.follow(wanted)
+        failed = self._audits.follow(walk.operators, is_urgent=query.operator is not None)
         return {operator: error.message for operator, error in failed.items()}
 
     def _keep(self, walk: CreditWalk) -> None:

@@ -340,11 +340,31 @@ def test_a_cursor_whose_batch_was_voided_is_refused(harness: SettlementHarness) 
         harness.earnings().entries(EarningsQuery(TREASURY), page.rest, 1)
 
 
-def test_a_cursor_of_an_unknown_operator_lists_nothing_of_others(harness: SettlementHarness) -> None:
+def test_a_cursor_of_an_unknown_operator_is_refused(harness: SettlementHarness) -> None:
     settle_batches(harness, 1)
     start = Position(some_account("x"), some_hash("batch"), 0, 1)
-    page = harness.earnings().entries(EarningsQuery(TREASURY), start, 1)
-    assert len(page.entries) == (start.operator < OPERATOR)
+    with pytest.raises(StaleCursor):
+        harness.earnings().entries(EarningsQuery(TREASURY), start, 1)
+
+
+def test_a_page_comes_to_a_bounded_number_of_operators_and_says_where_the_next_begins(
+    harness: SettlementHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settle_batches(harness, 1)
+    whole = listed(harness, EarningsQuery(TREASURY))
+    first, second, last = (some_account(name) for name in "abc")
+    (batch,) = harness.chain.committed
+    wrong = [replace(batch, operator=one, hash=some_hash(one)) for one in (first, second, last)]
+    harness.chain.committed[:] = [*wrong[:2], batch, wrong[2]]
+    monkeypatch.setattr(credit_walk, "MAX_OPERATORS", 2)
+    earnings, query = harness.earnings(), EarningsQuery(TREASURY)
+    pages = [earnings.entries(query, None, 1000)]
+    while rest := pages[-1].rest:
+        pages.append(earnings.entries(query, Position.parse(str(rest)), 1000))
+    assert [list(page.entries) for page in pages] == [[], whole]
+    assert [{one.operator for one in page.unverifiable} for page in pages] == [{first, second}, {last}]
+    summary = earnings.summary(query, EarningsBy.DAY, None)
+    assert (summary.groups, summary.rest) == ((), pages[0].rest)
 
 
 def test_an_operator_that_cannot_be_verified_is_named_and_hides_nothing_of_others(
