@@ -58,11 +58,20 @@ class EarningEntryView(View):
 
 
 def csv_text(entries: Iterable[EarningEntryView], *, has_header: bool = True) -> str:
+    return _csv((entry.csv_row() for entry in entries), has_header=has_header)
+
+
+def csv_of_unverifiable(operators: Iterable[Account]) -> str:
+    """A row without an amount for each of these operators, of which batches are left out."""
+    return _csv({"operator": operator, "state": "unverifiable"} for operator in operators)
+
+
+def _csv(rows: Iterable[dict[str, object]], *, has_header: bool = False) -> str:
     text = io.StringIO()
-    rows = csv.DictWriter(text, CSV_COLUMNS, lineterminator="\r\n")
+    writer = csv.DictWriter(text, CSV_COLUMNS, lineterminator="\r\n")
     if has_header:
-        rows.writeheader()
-    rows.writerows(entry.csv_row() for entry in entries)
+        writer.writeheader()
+    writer.writerows(rows)
     return text.getvalue()
 
 

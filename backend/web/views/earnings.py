@@ -14,7 +14,6 @@ from backend.api.deps import Caller, ServicesDep
 from backend.api.routers.earning_entries import (
     CSV,
     MAX_ENTRIES,
-    UNVERIFIABLE,
     After,
     Subject,
     Wanted,
@@ -22,7 +21,7 @@ from backend.api.routers.earning_entries import (
     get_wanted,
 )
 from backend.api.schemas.common import AccountField, HashField
-from backend.api.schemas.earning_entries import EarningEntryView, csv_text
+from backend.api.schemas.earning_entries import EarningEntryView, csv_of_unverifiable, csv_text
 from backend.domain.catalogue import CHART_DAYS
 from backend.domain.earnings import EarningsBy
 from backend.domain.errors import Conflict
@@ -95,20 +94,23 @@ def show_earnings(
 
 @router.get("/entries.csv")
 def get_csv(services: ServicesDep, visitor: SignedInDep, subject: SubjectDep) -> Response:
-    """All entries as a file, in the columns of the API's."""
+    """All entries as a file, in the columns of the API's. Its last rows name the operators of which batches
+    are left out.
+    """
     wanted = _wanted(visitor, subject)
     first = services.earnings.entries(wanted.query, None, MAX_ENTRIES)
 
     def lines() -> Iterator[str]:
         page: EarningsPage = first
         yield _rows(page, has_header=True)
+        left_out = {one.operator for one in page.unverifiable}
         while page.rest is not None:
             page = services.earnings.entries(wanted.query, page.rest, MAX_ENTRIES)
             yield _rows(page)
+            left_out |= {one.operator for one in page.unverifiable}
+        yield csv_of_unverifiable(sorted(left_out))
 
     headers = {"content-disposition": 'attachment; filename="earnings.csv"'}
-    if first.unverifiable:
-        headers[UNVERIFIABLE] = ",".join(one.operator for one in first.unverifiable)
     return StreamingResponse(lines(), media_type=CSV, headers=headers)
 
 
