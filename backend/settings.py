@@ -8,6 +8,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
@@ -243,6 +244,16 @@ class Settings(BaseSettings):
     def db_url(self) -> str:
         return self.database_url or f"sqlite:///{self.home / 'loraledger.db'}"
 
+    @field_validator("broker_url")
+    @classmethod
+    def _check_broker_url(cls, urls: str) -> str:
+        if not all(map(_is_broker_url, filter(None, urls.split(";")))):
+            raise ValueError(
+                "is no URL such as amqp://USER:PASSWORD@HOST:5672//; write what is neither a letter nor a "
+                "digit in the password by its percent code, such as %2F for /"
+            )
+        return urls
+
     @field_validator("engine_urls")
     @classmethod
     def _check_engine_urls(cls, urls: str) -> str:
@@ -377,6 +388,16 @@ def _numbered(name: str, number: int) -> str:
     """The name itself for the first, then `name-2.ext` and so on."""
     stem, _, suffix = name.partition(".")
     return name if number == 1 else f"{stem}-{number}.{suffix}"
+
+
+def _is_broker_url(url: str) -> bool:
+    """A password with `/`, `?` or `#` ends the host early: what follows it has the `@`, or is no port."""
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError:
+        return False
+    return bool(parts.scheme) and "@" not in parts.path + parts.query + parts.fragment
 
 
 def _split(names: str) -> list[str]:

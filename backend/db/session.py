@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Engine, create_engine, event, literal_column, make_url
 from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import ArgumentError
 
 from backend.db.errors import READ_ONLY
+from backend.domain.errors import InvalidInput
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -54,13 +56,29 @@ WHERE current_setting('synchronous_commit') <> 'remote_apply'
 
 
 def open_engine(url: str | URL) -> Engine:
-    """Create an engine for a SQLite or PostgreSQL URL; `postgresql://` selects psycopg 3."""
-    parsed = make_url(url)
+    """Create an engine for a SQLite or PostgreSQL URL; `postgresql://` selects psycopg 3. Errors:
+    `InvalidInput`, without the URL, which may have a password.
+    """
+    parsed = _parsed(url)
     if parsed.get_backend_name() == "sqlite":
         return _open_sqlite(parsed)
     if parsed.drivername in {"postgresql", "postgres"}:
         parsed = parsed.set(drivername="postgresql+psycopg")
     return _open_postgresql(parsed)
+
+
+def _parsed(url: str | URL) -> URL:
+    try:
+        parsed = make_url(url)
+    except (ArgumentError, ValueError):
+        parsed = None
+    if parsed is None or "@" in (parsed.host or ""):
+        raise InvalidInput(
+            "LORALEDGER_DATABASE_URL is no URL such as postgresql://USER:PASSWORD@HOST/NAME; write @ and % "
+            "in the password as %40 and %25",
+            param="LORALEDGER_DATABASE_URL",
+        )
+    return parsed
 
 
 def insert_if_absent(session: Session, table: type[Base], **values: Any) -> bool:

@@ -23,6 +23,30 @@ def test_a_malformed_setting_is_fatal_and_named(monkeypatch: pytest.MonkeyPatch)
         load_settings()
 
 
+@pytest.mark.parametrize("password", ["a/b", "a#b", "12?3", "12#3", "a[b"])
+def test_a_brokers_password_that_breaks_its_url_is_named_without_it(
+    monkeypatch: pytest.MonkeyPatch, password: str
+) -> None:
+    monkeypatch.setenv("LORALEDGER_BROKER_URL", f"amqp://market:{password}@rabbitmq:5672//")
+    with pytest.raises(InvalidInput, match=r"LORALEDGER_BROKER_URL: .*percent code") as caught:
+        load_settings()
+    assert password not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "amqp://a:b%2Fc@h:5672//",
+        "amqp://a:b@h;amqp://a:b@i",
+        "redis://h/0",
+        "redis+socket:///run/redis.sock",
+    ],
+)
+def test_urls_of_brokers_are_kept(url: str) -> None:
+    assert Settings(broker_url=url).broker_url == url
+
+
 def test_everything_local_lies_below_home(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LORALEDGER_HOME", "/somewhere/else")
     settings = load_settings()

@@ -141,6 +141,18 @@ def test_files_that_compose_mounts_exist() -> None:
     assert (DEPLOYMENTS / "compose" / "loraledger.example.env").is_file()
 
 
+def test_the_guides_passwords_may_stand_in_urls(tmp_path: Path) -> None:
+    guide = (ROOT / "docs" / "containers.md").read_text()
+    (commands,) = [
+        block for block in re.findall(r"   ```console\n(.+?)```", guide, re.DOTALL) if ".env" in block
+    ]
+    subprocess.run(["bash", "-euc", commands], cwd=tmp_path, check=True)
+    passwords = dict(line.split("=") for line in (tmp_path / ".env").read_text().splitlines())
+    text = (DEPLOYMENTS / "compose" / "compose.yaml").read_text()
+    assert passwords.keys() == set(re.findall(r"\$\{(\w+_PASSWORD):", text))
+    assert all(re.fullmatch("[0-9a-f]{48}", password) for password in passwords.values())
+
+
 def test_secrets_are_in_no_file_of_the_repository() -> None:
     text = (DEPLOYMENTS / "compose" / "compose.yaml").read_text()
     for line in re.findall(r".*PASS(?:WORD)?: .*|.*_URL: .*", text):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import threading
+import traceback
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -11,6 +12,7 @@ from backend.db import session as db_session
 from backend.db.session import open_engine
 from backend.db.tables.transactions import AttemptRow
 from backend.db.unit_of_work import Database
+from backend.domain.errors import InvalidInput
 from backend.domain.ids import Account, Hash32
 from backend.domain.transactions import TransactionAttempt
 
@@ -22,6 +24,20 @@ def test_plain_postgresql_urls_mean_the_driver_we_ship() -> None:
     engine = open_engine("postgresql://localhost/x")
     assert engine.dialect.driver == "psycopg"
     engine.dispose()
+
+
+@pytest.mark.parametrize(
+    "url", ["nonsense", "postgresql://market:se@cret@h/x", "postgresql://market:secret@h:secret/x"]
+)
+def test_a_malformed_url_is_named_by_its_setting_and_not_shown(url: str) -> None:
+    with pytest.raises(InvalidInput, match="LORALEDGER_DATABASE_URL is no URL") as caught:
+        open_engine(url)
+    assert "cret" not in "".join(traceback.format_exception(caught.value, limit=0))
+
+
+def test_a_password_may_have_all_but_two_characters() -> None:
+    engine = open_engine("postgresql://market:a/b?c#d%40e%25@h/x")
+    assert (engine.url.password, engine.url.host) == ("a/b?c#d@e%", "h")
 
 
 def test_sqlite_is_strict_and_survives_readers(tmp_path: Path) -> None:
