@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from backend.domain.content import ContentCorrupt, ContentMissing
 from backend.domain.errors import Conflict, DomainError, NotFound, Unavailable
 from backend.domain.training import Step, TrainingResult
 from backend.domain.training_payment import charged_tokens
@@ -19,6 +20,7 @@ from backend.services.train.leases import LeaseLost
 from backend.services.train.parents import merge_snapshots, reject_parent
 from workers.heartbeat import Heartbeat
 from workers.imported import delete_files, fetch_files
+from workers.inspection import InspectionFailed
 from workers.training.dataset import write_rows
 from workers.training.disk_full import disk_full_error
 from workers.training.folders import home_id
@@ -97,8 +99,7 @@ class Steps:
             if leased.job.imported is not None:
                 self._validate_import(leased, leased.job.imported, heartbeat)
                 return
-            self._base_folder(leased.job)  # fails the job now
-            self._parent(leased.job)  # a parent that cannot be fetched fails the job now, before it is queued
+            self._spec(leased.job)  # what cannot be read fails the job now, before it is queued
             self._leases.complete_validation(leased, self._write_rows(leased.job))
 
     def train(self, job_id: str) -> None:
@@ -230,7 +231,9 @@ class Steps:
 
     @contextmanager
     def _lease(self, job_id: str, step: Step) -> Iterator[tuple[LeasedJob, Heartbeat] | None]:
-        """Hold the job's lease. A `DomainError` fails the job; `Unavailable` and other errors are retried."""
+        """Hold the job's lease. A `DomainError` fails the job. An outage is waited for, and other errors are
+        retried.
+        """
         leased = self._leases.acquire(job_id, step, self._home)
         if leased is None:
             yield None
@@ -253,7 +256,9 @@ class Steps:
         try:
             disk_full = disk_full_error(error, self._options.home / leased.job.id)
             failure = disk_full or error
-            if isinstance(failure, DomainError) and (disk_full or not isinstance(error, Unavailable)):
+            if disk_full is None and _is_outage(error, leased.job.step):
+                self._leases.wait(leased, str(error))
+            elif isinstance(failure, DomainError) and (disk_full or not isinstance(error, Unavailable)):
                 self._leases.fail(
                     leased, {"code": failure.code, "message": failure.message, **failure.details}
                 )
@@ -261,6 +266,15 @@ class Steps:
                 self._leases.release(leased, f"{type(error).__name__}: {error}")
         except LeaseLost:
             log.info("lost the lease of %s", leased.job.id)
+
+
+def _is_outage(error: Exception, step: Step | None) -> bool:
+    """Whether a part of the installation is away. Validation has read all content, so what a later step does
+    not find, or finds damaged, is the store's fault.
+    """
+    if step is Step.VALIDATE or isinstance(error, InspectionFailed):  # such an adapter may kill each process
+        return False
+    return isinstance(error, Unavailable | ContentMissing | ContentCorrupt)
 
 
 def _count_charge(job: TrainingJob) -> None:

@@ -226,8 +226,9 @@ class JobEvent:
     Kinds: `state` (state, step, attempt), `dataset` (digest, num_rows), `progress` (step, num_steps, loss,
     tokens_per_second, eta_seconds), `checkpoint` (step, loss), `working` (stage, done, total; in long stages
     and long steps), `eval` (model, loss, perplexity), `result` (home: id of the folder of jobs that has the
-    result), `retry` (message, attempt), `failed` (code, message), `screening` (message, and the fields of
-    `ScreeningReport`), `published` (cid), `charged` (receipt_id, tokens, charge), `registered` (version_id).
+    result), `retry` (message, attempt; in an outage also since: when it began), `failed` (code, message),
+    `screening` (message, and the fields of `ScreeningReport`), `published` (cid), `charged` (receipt_id,
+    tokens, charge), `registered` (version_id).
     """
 
     job_id: str

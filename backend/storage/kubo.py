@@ -29,8 +29,8 @@ class KuboStore(FolderStore):
     """Implements `backend.ports.storage.BlobStore` on the RPC at `address` (URL or multiaddr).
 
     Folders are uploaded as a CAR made here, so their CIDs do not depend on the daemon's importer. Blocks are
-    downloaded one by one and hashed, so the daemon's answers need no trust. A block that no peer has is
-    `Unavailable` after `timeout_seconds`: the daemon cannot distinguish missing from slow.
+    downloaded one by one and hashed, so the daemon's answers need no trust. A block that does not
+    come within `timeout_seconds` is `ContentMissing`: the daemon cannot distinguish missing from slow.
     """
 
     def __init__(

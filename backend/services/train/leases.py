@@ -12,7 +12,7 @@ from __future__ import annotations
 import uuid
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from backend.domain.denials import ContentWithheld, ModelDenied
@@ -29,11 +29,10 @@ from backend.domain.training import (
 )
 from backend.services.market.denials import check_adapter, check_trainable
 from backend.services.train.payments import stated_rows, uncovered_charge, uncovered_payment
-from backend.services.train.transitions import enqueue, fail, finish, utc_now
+from backend.services.train.transitions import MAX_REDELIVERY_SECONDS, enqueue, fail, finish, utc_now
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-    from datetime import datetime
 
     from backend.db.unit_of_work import Database, UnitOfWork
     from backend.domain.errors import DomainError
@@ -47,6 +46,10 @@ RESULT_WAIT = timedelta(hours=24)
 """How long a result waits for a worker of its home before the job is trained again: such a worker may be busy
 with another job's step, or its machine be down.
 """
+MAX_OUTAGE = timedelta(hours=24)
+"""How long a step waits for a part of the installation that is away before the job fails."""
+RETRY_SECONDS = 2
+"""The shortest pause between two attempts."""
 _COVER_BY_STEP = {Step.TRAIN: uncovered_payment, Step.PUBLISH: uncovered_charge}
 """What the job's channel must cover for a step to start."""
 
@@ -146,7 +149,7 @@ class Leases:
 
     def release(self, leased: LeasedJob, error: str | None = None) -> None:
         """End the lease without completing the step. Without an error the step is queued at once, and the
-        attempt does not count; with one it is retried after 2 seconds, doubled with each further attempt.
+        attempt does not count; with one it is retried after `RETRY_SECONDS`, doubled with each further one.
         """
         now = self._clock()
         with self._locked(leased) as (tx, job):
@@ -154,9 +157,30 @@ class Leases:
             if error is None:
                 tx.training.save(replace(job, lease=Lease(None, now, None, attempt - 1)))
                 return
-            backoff = Lease(RESTING, now + timedelta(seconds=2**attempt), None, attempt)
+            backoff = Lease(
+                RESTING, now + timedelta(seconds=RETRY_SECONDS * 2 ** (attempt - 1)), None, attempt
+            )
             tx.training.save(replace(job, lease=backoff))
             tx.training.add_event(job.id, "retry", {"message": error, "attempt": attempt}, now)
+
+    def wait(self, leased: LeasedJob, reason: str) -> None:
+        """End the lease because a part of the installation is away, such as the block store. The attempt does
+        not count: the step is retried after `RETRY_SECONDS`, then at doubling intervals up to
+        `MAX_REDELIVERY_SECONDS`. Fail the job if this lasts for `MAX_OUTAGE`.
+        """
+        now = self._clock()
+        with self._locked(leased) as (tx, job):
+            since = _waiting_since(tx, job) or now
+            waited = now - since
+            if waited >= MAX_OUTAGE:
+                fail(tx, job, _outage_too_long(reason), now)
+                return
+            seconds = min(max(waited.total_seconds(), RETRY_SECONDS), MAX_REDELIVERY_SECONDS)
+            attempt = job.lease.attempt - 1
+            backoff = Lease(RESTING, now + timedelta(seconds=seconds), None, attempt)
+            tx.training.save(replace(job, lease=backoff))
+            data = {"message": reason, "attempt": attempt, "since": since.isoformat()}
+            tx.training.add_event(job.id, "retry", data, now)
 
     def complete_validation(self, leased: LeasedJob, dataset: Dataset) -> None:
         """Errors: `RowsDiffer`."""
@@ -270,6 +294,14 @@ def _results(tx: UnitOfWork, job: TrainingJob) -> list[JobEvent]:
     return tx.training.events(job.id, 0, None, {"result"})
 
 
+def _waiting_since(tx: UnitOfWork, job: TrainingJob) -> datetime | None:
+    """When the job's present outage began; None if it has come further since the last one."""
+    newest = tx.training.events(job.id, 0, None, {"dataset", "checkpoint", "result", "retry"})[-1:]
+    return next(
+        (datetime.fromisoformat(event.data["since"]) for event in newest if "since" in event.data), None
+    )
+
+
 def _check_rows(tx: UnitOfWork, job: TrainingJob, dataset: Dataset) -> None:
     if job.payment is not None and dataset.num_rows > stated_rows(tx.chain, job.snapshot_id):
         message = f"snapshot {job.snapshot_id} has {dataset.num_rows} rows, more than its contributions state"
@@ -278,3 +310,8 @@ def _check_rows(tx: UnitOfWork, job: TrainingJob, dataset: Dataset) -> None:
 
 def _attempts_exhausted(step: Step) -> dict[str, Any]:
     return {"code": "given_up", "message": f"the step {step.value!r} failed {MAX_ATTEMPTS} times"}
+
+
+def _outage_too_long(reason: str) -> dict[str, Any]:
+    hours = MAX_OUTAGE // timedelta(hours=1)
+    return {"code": "given_up", "message": f"the step could not go on for {hours} hours: {reason}"}

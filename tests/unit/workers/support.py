@@ -60,8 +60,11 @@ class InMemoryRows:
 
     def __init__(self, rows: Sequence[tuple[int, Mapping[str, Any]]]) -> None:
         self.content = list(rows)
+        self.error: Exception | None = None
 
     def rows(self, snapshot_id: SnapshotId) -> Iterator[tuple[int, Mapping[str, Any]]]:
+        if self.error is not None:
+            raise self.error
         yield from self.content
 
     def rows_at(

@@ -7,16 +7,19 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from backend.domain.content import ContentCorrupt, ContentMissing
 from backend.domain.errors import Unavailable
 from backend.domain.training import JobState, Step
 from backend.services.train.leases import MAX_ATTEMPTS, Leases
 from tests.unit.workers.steps_harness import DONE, StepsHarness, state
 from tests.unit.workers.support import CREATOR
+from workers.inspection import InspectionFailed
 from workers.training.folders import home_id
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from backend.domain.errors import DomainError
     from backend.services.train.leases import LeasedJob
 
 
@@ -33,15 +36,40 @@ def test_a_training_process_that_dies_is_tried_again(harness: StepsHarness) -> N
     assert state(harness, job.id) is JobState.SUCCEEDED
 
 
-def test_a_block_store_that_is_away_is_tried_again(harness: StepsHarness) -> None:
+@pytest.mark.parametrize("step", [Step.TRAIN, Step.PUBLISH])
+@pytest.mark.parametrize("error", [Unavailable, ContentMissing, ContentCorrupt])
+def test_a_job_outlasts_a_block_store_that_is_away_for_hours(
+    harness: StepsHarness, step: Step, error: type[DomainError]
+) -> None:
     job = harness.jobs.job()
-    harness.store.error = Unavailable("no route to the store")
-    harness.run(job.id, *Step)
-    assert state(harness, job.id) is JobState.RUNNING
-    harness.store.error = None
-    harness.jobs.wait(5)
-    harness.run(job.id, Step.PUBLISH)
+    harness.run(job.id, Step.VALIDATE)
+    if step is Step.PUBLISH:
+        harness.run(job.id, Step.TRAIN)
+    harness.rows.error = harness.store.error = error("the store is away")
+    for _ in range(2 * MAX_ATTEMPTS):
+        harness.run(job.id, step)
+        assert (state(harness, job.id), harness.jobs.training.get(job.id).step) == (JobState.RUNNING, step)
+        harness.jobs.wait(1800)
+    harness.rows.error = harness.store.error = None
+    harness.run(job.id, step, Step.PUBLISH)
     assert state(harness, job.id) is JobState.SUCCEEDED
+
+
+def test_content_that_is_missing_at_validation_fails_the_job(harness: StepsHarness) -> None:
+    harness.rows.error = ContentMissing("no such block")
+    job = harness.jobs.job()
+    harness.run(job.id, Step.VALIDATE)
+    assert state(harness, job.id) is JobState.FAILED
+
+
+def test_an_adapter_that_kills_its_inspection_is_given_up(harness: StepsHarness) -> None:
+    job = harness.jobs.job()
+    harness.store.error = InspectionFailed("killed")
+    harness.run(job.id, *Step)
+    for _ in range(MAX_ATTEMPTS):
+        harness.jobs.wait(60)
+        harness.run(job.id, Step.PUBLISH)
+    assert state(harness, job.id) is JobState.FAILED
 
 
 def test_an_adapter_that_lies_elsewhere_is_waited_for_and_then_trained_again(harness: StepsHarness) -> None:

@@ -2,7 +2,10 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from datetime import timedelta
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -10,9 +13,12 @@ from backend.domain.training import (
     JobState,
     Step,
 )
-from backend.services.train.leases import MAX_ATTEMPTS, LeaseLost
+from backend.services.train.leases import MAX_ATTEMPTS, MAX_OUTAGE, RETRY_SECONDS, LeaseLost
 from backend.services.train.transitions import MAX_REDELIVERY_SECONDS, REDELIVERY_SECONDS
 from tests.unit.workers.support import DATASET, JobHarness
+
+if TYPE_CHECKING:
+    from backend.services.train.leases import LeasedJob
 
 
 def test_only_one_worker_takes_a_step(harness: JobHarness) -> None:
@@ -162,6 +168,45 @@ def test_stale_messages_do_not_burn_the_attempts_of_a_step_that_rests(harness: J
             waits[-1] += 1
         held = again
     assert waits == [2, 4, 8, 16]
+
+
+def waits(harness: JobHarness, held: LeasedJob, until: timedelta) -> list[float]:
+    """Seconds that the step rests in each outage, until so much time has passed."""
+    job_id, began, found = held.job.id, harness.now, list[float]()
+    while harness.now - began < until:
+        harness.leases.wait(held, "the block store is away")
+        found.append((harness.training.get(job_id).lease.until - harness.now).total_seconds())
+        harness.wait(found[-1])
+        again = harness.leases.acquire(job_id, Step.VALIDATE)
+        assert again is not None
+        held = again
+    return found
+
+
+def test_an_outage_is_waited_for_with_growing_pauses_and_counts_as_no_attempt(harness: JobHarness) -> None:
+    found = waits(harness, harness.create_leased(), timedelta(hours=3))
+    assert found[:5] == [RETRY_SECONDS, 2, 4, 8, 16]
+    assert set(found[11:]) == {MAX_REDELIVERY_SECONDS}
+
+
+def test_an_outage_without_an_end_fails_the_job(harness: JobHarness) -> None:
+    held = harness.create_leased()
+    waits(harness, held, MAX_OUTAGE)
+    last = replace(held, owner=str(harness.training.get(held.job.id).lease.owner))
+    harness.leases.wait(last, "the block store is away")
+    error = harness.training.get(held.job.id).error
+    assert error is not None
+    assert (error["code"], "the block store is away" in error["message"]) == ("given_up", True)
+
+
+def test_a_second_outage_after_a_checkpoint_is_waited_for_anew(harness: JobHarness) -> None:
+    held = harness.create_leased()
+    harness.leases.wait(held, "the block store is away")
+    harness.wait(MAX_OUTAGE.total_seconds())
+    again = harness.leases.acquire(held.job.id, Step.VALIDATE)
+    assert again is not None
+    harness.leases.record_event(again, "checkpoint", {"step": 1})
+    assert waits(harness, again, timedelta(seconds=1)) == [RETRY_SECONDS]
 
 
 def test_a_missing_adapter_is_asked_for_with_growing_pauses(harness: JobHarness) -> None:
