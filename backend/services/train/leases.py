@@ -50,8 +50,8 @@ MAX_OUTAGE = timedelta(hours=24)
 """How long a step waits for a part of the installation that is away before the job fails."""
 RETRY_SECONDS = 2
 """The shortest pause between two attempts."""
-_COVER_BY_STEP = {Step.TRAIN: uncovered_payment, Step.PUBLISH: uncovered_charge}
-"""What the job's channel must cover for a step to start."""
+_COVER_BY_STATE = {JobState.QUEUED: uncovered_payment, JobState.RUNNING: uncovered_charge}
+"""What the job's channel must cover for training to start, and then for it to go on or for publication."""
 
 
 class RowsDiffer(Conflict):
@@ -107,7 +107,7 @@ class Leases:
             is_elsewhere = any(event.data["home"] != home for event in result)
             if is_elsewhere and now - result[0].at < RESULT_WAIT:
                 return None  # the job is offered again, as if the message had been lost
-            if (error := _obstacle(tx, job, step, now)) is not None:
+            if (error := _obstacle(tx, job, now)) is not None:
                 fail(tx, job, {"code": error.code, "message": error.message, **error.details}, now)
                 return None
             owner, attempt = str(uuid.uuid4()), job.lease.attempt + 1
@@ -261,13 +261,13 @@ class Leases:
             yield tx, job
 
 
-def _obstacle(tx: UnitOfWork, job: TrainingJob, step: Step, now: datetime) -> DomainError | None:
+def _obstacle(tx: UnitOfWork, job: TrainingJob, now: datetime) -> DomainError | None:
     """Why the step must not start."""
     try:
         _check_denials(tx, job)
     except (ContentWithheld, ModelDenied) as error:
         return error
-    uncovered = _COVER_BY_STEP.get(step)
+    uncovered = _COVER_BY_STATE.get(job.state)
     return None if uncovered is None else uncovered(tx, job, now)
 
 

@@ -180,8 +180,8 @@ def uncovered_payment(tx: UnitOfWork, job: TrainingJob, now: datetime) -> Paymen
 
 
 def uncovered_charge(tx: UnitOfWork, job: TrainingJob, now: datetime) -> PaymentWithdrawn | None:
-    """The reason not to publish, if the channel no longer holds the job's charge. What still thaws counts: it
-    can be collected until then.
+    """The reason not to go on, if the channel no longer holds the job's charge: until it is trained, the most
+    that this can be. What still thaws counts: it can be collected until then.
     """
     if job.payment is None:
         return None
@@ -189,7 +189,8 @@ def uncovered_charge(tx: UnitOfWork, job: TrainingJob, now: datetime) -> Payment
     channel = tx.chain.channel(job.payment.channel_id)
     if channel is not None and channel.thawed_at > latest_time(tx.chain.cursor(), now).timestamp():
         balance = replace(balance, thawing=0)
-    lack = balance.charged + _trained(job)[1] * job.payment.price - balance.funded
+    charge = job.payment.max_charge if job.result is None else _trained(job)[1] * job.payment.price
+    lack = balance.charged + charge - balance.funded
     return _withdrawn({"balance": lack}, "the job's charge") if lack > 0 else None
 
 

@@ -18,6 +18,8 @@ from tests.support.scripted_installation import TRAINING_PRICE
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from backend.domain.training import TrainingJob
+
 CHARGE = TOKENS * TRAINING_PRICE
 
 
@@ -47,6 +49,37 @@ def test_money_that_starts_to_thaw_during_training_still_pays_for_it(
     paid_harness.installation.fund(MOST, thawing=MOST)
     paid_harness.leases.complete_publication(paid_harness.lease(job, Step.PUBLISH), CID)
     assert len(paid_harness.receipts) == 1
+
+
+def start_training(harness: PaidTrainingHarness) -> TrainingJob:
+    """A job whose worker is lost after it started to train."""
+    harness.installation.fund(MOST)
+    job = harness.create()
+    validated = harness.lease(job, Step.VALIDATE)
+    harness.leases.complete_validation(validated, Dataset(some_hash("rows"), NUM_ROWS, 3))
+    harness.leases.release(harness.lease(job, Step.TRAIN))
+    return job
+
+
+def test_training_that_resumes_counts_money_that_thaws_and_needs_no_session_key(
+    paid_harness: PaidTrainingHarness,
+) -> None:
+    job = start_training(paid_harness)
+    paid_harness.installation.fund(MOST, cap=0, thawing=MOST)
+    assert paid_harness.leases.acquire(job.id, Step.TRAIN) is not None
+
+
+@pytest.mark.parametrize(("balance", "thawing"), [(MOST - 1, 0), (MOST, 1)])
+def test_training_does_not_resume_once_less_than_its_highest_charge_is_left(
+    paid_harness: PaidTrainingHarness, balance: int, thawing: int
+) -> None:
+    job = start_training(paid_harness)
+    now = int(paid_harness.installation.clock().timestamp())
+    paid_harness.installation.fund(balance, MOST, thawing=thawing, thawed_at=now)
+    assert paid_harness.leases.acquire(job.id, Step.TRAIN) is None
+    error = paid_harness.training.get(job.id).error
+    assert error is not None
+    assert (error["code"], error["missing"]) == ("payment_withdrawn", {"balance": AMOUNT.render(1)})
 
 
 def withdrawn(harness: PaidTrainingHarness) -> None:
