@@ -12,7 +12,7 @@ from workers.app import QUEUE_BY_TASK, QUEUES, create_app, work
 from workers.relay import Relay, outbox_sender
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from celery import Celery
 
@@ -44,6 +44,14 @@ class Workers:
         is_local = self._installation.deployment.chain_id == LOCAL_CHAIN_ID
         return stated or ("bfloat16" if is_local else "float32")
 
+    @property
+    def _folder_sweeps(self) -> Sequence[Callable[[], object]]:
+        """They remove the folders of finished jobs and imports from this machine."""
+        from workers.training.folders import sweep_folders
+
+        jobs = (self._installation.training, self._installation.imported_adapters)
+        return [partial(sweep_folders, self._training_home, each) for each in jobs]
+
     @cached_property
     def steps(self) -> Steps:
         from backend.services.train.parents import Parents
@@ -61,6 +69,7 @@ class Workers:
             base_folders={digest: info.folder for digest, info in infos.items()},
             arithmetic=self._arithmetic,
             fetch_parent=Parents(installation.database, installation.adapter_folders).fetch,
+            sweeps=self._folder_sweeps,  # the relay may be on another machine
         )
         screening = JobScreening(
             installation.screening,
@@ -84,18 +93,15 @@ class Workers:
         the catalogue, read their published answers for the check of uploads, record registrations, delete
         imports that were not registered, and remove the folders of finished jobs.
         """
-        from workers.training.folders import sweep_folders
-
         installation = self._installation
-        sweeps = (
+        sweeps: Sequence[Callable[[], object]] = (
             installation.leases.requeue_expired,
             # Before registrations are recorded, for which commands wait: then the catalogue has the version.
             installation.descriptions.refresh,
             self._read_published_answers,
             installation.publication.record_registrations,
             installation.publication.forget_unregistered,
-            partial(sweep_folders, self._training_home, installation.training),
-            partial(sweep_folders, self._training_home, installation.imported_adapters),
+            *self._folder_sweeps,
         )
         return Relay(installation.database, outbox_sender(self.app), sweeps)
 

@@ -21,6 +21,7 @@ from backend.services.train.parents import merge_snapshots, reject_parent
 from workers.heartbeat import Heartbeat
 from workers.imported import delete_files, fetch_files
 from workers.inspection import InspectionFailed
+from workers.sweeps import run_sweeps
 from workers.training.dataset import write_rows
 from workers.training.disk_full import disk_full_error
 from workers.training.folders import home_id
@@ -63,6 +64,8 @@ class TrainerOptions:
     transfers: Transfers = field(kw_only=True)
     arithmetic: DType = field(default="float32", kw_only=True)
     """That of attribution indices."""
+    sweeps: Sequence[Callable[[], object]] = field(default=(), kw_only=True)
+    """Run before each step."""
 
 
 class Steps:
@@ -114,6 +117,7 @@ class Steps:
                 self._publish(current[0])
 
     def run(self, step: Step, job_id: str) -> None:
+        run_sweeps(self._options.sweeps)
         {Step.VALIDATE: self.validate, Step.TRAIN: self.train, Step.PUBLISH: self.publish}[step](job_id)
 
     def publish_results(self, *, are_imported: bool) -> None:

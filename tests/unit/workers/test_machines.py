@@ -6,6 +6,7 @@ import shutil
 import sys
 import threading
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
@@ -33,7 +34,7 @@ from tests.unit.workers.support import (
 )
 from workers.app import QUEUES, run_task
 from workers.steps import Steps, TrainerOptions
-from workers.training.folders import home_id
+from workers.training.folders import RETENTION, home_id, sweep_folders
 from workers.training.spec import ADAPTER
 
 if TYPE_CHECKING:
@@ -87,7 +88,10 @@ class Machine:
             return [sys.executable, "-c", SAY + DONE, str(folder)]
 
         market, cache = self.market, self.home / "cache"
-        options = TrainerOptions(self.home, cache, 1, {BASE.digest: ""}, command, transfers=market.transfers)
+        sweep = partial(sweep_folders, self.home, market.jobs.training, lambda: market.jobs.now)
+        options = TrainerOptions(
+            self.home, cache, 1, {BASE.digest: ""}, command, transfers=market.transfers, sweeps=[sweep]
+        )
         rows, screening = InMemoryRows(letter_rows()), FakeScreening()
         return Steps(market.jobs.leases, rows, screening, market.store, options)  # type: ignore[arg-type]
 
@@ -243,6 +247,17 @@ def test_a_worker_that_is_asked_to_stop_begins_no_publication(market: Market) ->
     market.machine("a", ("train",)).receive("training.train", job)
     owner.steps.publish_results(are_imported=False)
     assert market.job(job.id).step is Step.PUBLISH
+
+
+def test_a_machine_without_a_relay_removes_the_folders_of_its_finished_jobs(market: Market) -> None:
+    owner = market.machine("a")
+    finished = owner.train()
+    market.wait(RETENTION)
+    following = owner.train()
+    assert (owner.home / finished.id).is_dir()
+    market.wait(timedelta(seconds=1))
+    owner.receive("training.publish", following)
+    assert not (owner.home / finished.id).exists()
 
 
 def test_workers_of_one_home_have_one_id(tmp_path: Path) -> None:
