@@ -11,8 +11,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from backend.disk.space import LEAST_FREE_BYTES, DiskSpace
 from backend.domain.content import ContentCorrupt, ContentMissing
-from backend.domain.errors import Conflict, DomainError, NotFound, Unavailable
+from backend.domain.errors import Conflict, DiskFull, DomainError, NotFound, Unavailable
 from backend.domain.training import Step, TrainingResult
 from backend.domain.training_payment import charged_tokens
 from backend.metrics import CHARGED_TOKENS, CHARGED_UNITS, TASKS
@@ -117,7 +118,11 @@ class Steps:
                 self._publish(current[0])
 
     def run(self, step: Step, job_id: str) -> None:
+        """Run a step. On a full disk only publication is tried: the others are offered again."""
         run_sweeps(self._options.sweeps)
+        if step is not Step.PUBLISH and DiskSpace(self._options.home, LEAST_FREE_BYTES).left < 0:
+            log.warning("%s has too little free space to %s %s", self._options.home, step, job_id)
+            return
         {Step.VALIDATE: self.validate, Step.TRAIN: self.train, Step.PUBLISH: self.publish}[step](job_id)
 
     def publish_results(self, *, are_imported: bool) -> None:
@@ -190,6 +195,8 @@ class Steps:
         )
         if last is None:
             self._leases.release(leased)
+        elif last.kind == "failed" and last.data["code"] == "disk_full":
+            raise DiskFull(last.data["message"])
         elif last.kind == "failed":
             self._has_job_failed = True
             self._leases.fail(leased, last.data)
@@ -258,11 +265,10 @@ class Steps:
 
     def _record_failure(self, leased: LeasedJob, error: Exception) -> None:
         try:
-            disk_full = disk_full_error(error, self._options.home / leased.job.id)
-            failure = disk_full or error
-            if disk_full is None and _is_outage(error, leased.job.step):
-                self._leases.wait(leased, str(error))
-            elif isinstance(failure, DomainError) and (disk_full or not isinstance(error, Unavailable)):
+            failure = disk_full_error(error, self._options.home / leased.job.id) or error
+            if _is_outage(failure, leased.job.step):
+                self._leases.wait(leased, str(failure))
+            elif isinstance(failure, DomainError) and not isinstance(failure, Unavailable):
                 self._leases.fail(
                     leased, {"code": failure.code, "message": failure.message, **failure.details}
                 )
@@ -273,9 +279,11 @@ class Steps:
 
 
 def _is_outage(error: Exception, step: Step | None) -> bool:
-    """Whether a part of the installation is away. Validation has read all content, so what a later step does
-    not find, or finds damaged, is the store's fault.
+    """Whether a part of the installation is away, or a disk full. Validation has read all content, so what a
+    later step does not find, or finds damaged, is the store's fault.
     """
+    if isinstance(error, DiskFull):
+        return True
     if step is Step.VALIDATE or isinstance(error, InspectionFailed):  # such an adapter may kill each process
         return False
     return isinstance(error, Unavailable | ContentMissing | ContentCorrupt)

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 FULL_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 """Of the disk, of a quota, and of the most bytes that a file of this process may have."""
+LEAST_FREE_BYTES = 256 << 20
+"""Free space on the disk of `LORALEDGER_HOME` below which new work should be done elsewhere."""
 
 
 @contextmanager

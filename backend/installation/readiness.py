@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Generic, TypeVar
 
+from backend.disk.space import LEAST_FREE_BYTES
 from backend.domain.errors import DiskFull, DomainError, Unavailable
 from backend.domain.readiness import Fault
 from backend.installation.resources import utc_now
@@ -31,8 +32,6 @@ log = logging.getLogger(__name__)
 S = TypeVar("S")
 T = TypeVar("T")
 
-LEAST_FREE_BYTES = 256 << 20
-"""Free space on the disk of `LORALEDGER_HOME` below which new work should be routed elsewhere."""
 ENGINE_SECONDS = 1.0
 PART_SECONDS = 2.0
 """What a part may take, of which the engines wait together. Probes of `/ready` need a longer timeout."""

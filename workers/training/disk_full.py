@@ -26,8 +26,7 @@ def disk_full_error(error: BaseException, folder: Path) -> DiskFull | None:
         return None
     steps = [int(path.parent.name.rpartition("-")[2]) for path in _complete_checkpoints(folder)]
     checkpoint = f"the checkpoint of step {max(steps)} is kept" if steps else "it had no checkpoint yet"
-    message = f"the worker's disk is full: free some space and start the job again; {checkpoint}"
-    return DiskFull(message, details={"step": max(steps)} if steps else {})
+    return DiskFull(f"the worker's disk is full, and its operator must free space; {checkpoint}")
 
 
 def _free_bytes(folder: Path) -> int:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import shutil
 import threading
 from dataclasses import replace
@@ -46,13 +47,42 @@ def test_a_job_outlasts_a_block_store_that_is_away_for_hours(
     if step is Step.PUBLISH:
         harness.run(job.id, Step.TRAIN)
     harness.rows.error = harness.store.error = error("the store is away")
-    for _ in range(2 * MAX_ATTEMPTS):
+    for _ in range(MAX_ATTEMPTS + 1):
         harness.run(job.id, step)
         assert (state(harness, job.id), harness.jobs.training.get(job.id).step) == (JobState.RUNNING, step)
         harness.jobs.wait(1800)
     harness.rows.error = harness.store.error = None
     harness.run(job.id, step, Step.PUBLISH)
     assert state(harness, job.id) is JobState.SUCCEEDED
+
+
+@pytest.mark.parametrize("step", [Step.VALIDATE, Step.TRAIN])
+def test_a_job_outlasts_a_full_disk(harness: StepsHarness, step: Step) -> None:
+    job = harness.jobs.job()
+    if step is Step.TRAIN:
+        harness.run(job.id, Step.VALIDATE)
+        harness.program = "say('failed', code='disk_full', message='the disk is full')"
+    else:
+        harness.rows.error = OSError(errno.ENOSPC, "No space left on device")
+    for _ in range(MAX_ATTEMPTS + 1):
+        harness.run(job.id, step)
+        assert harness.jobs.training.get(job.id).step is step
+        harness.jobs.wait(1800)
+    harness.rows.error, harness.program = None, DONE
+    harness.run(job.id, *Step)
+    assert state(harness, job.id) is JobState.SUCCEEDED
+
+
+def test_a_worker_without_space_only_publishes(
+    harness: StepsHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained, fresh = harness.jobs.job(), harness.jobs.job()
+    harness.run(trained.id, Step.VALIDATE, Step.TRAIN)
+    monkeypatch.setattr("workers.steps.LEAST_FREE_BYTES", 1 << 62)
+    harness.run(trained.id, Step.PUBLISH)
+    harness.run(fresh.id, Step.VALIDATE)
+    assert state(harness, trained.id) is JobState.SUCCEEDED
+    assert harness.jobs.training.get(fresh.id) == fresh
 
 
 def test_content_that_is_missing_at_validation_fails_the_job(harness: StepsHarness) -> None:
