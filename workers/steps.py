@@ -23,10 +23,10 @@ from workers.heartbeat import Heartbeat
 from workers.imported import delete_files, fetch_files
 from workers.inspection import InspectionFailed
 from workers.sweeps import run_sweeps
-from workers.training.dataset import write_rows
+from workers.training.dataset import sha256_of, write_rows
 from workers.training.disk_full import disk_full_error
 from workers.training.folders import home_id
-from workers.training.spec import ADAPTER, CHECKPOINTS, ROWS_FILE, ImportSpec, TrainingSpec
+from workers.training.spec import ADAPTER, CHECKPOINTS, ROWS_FILE, SPEC_FILE, ImportSpec, TrainingSpec
 from workers.training.supervise import supervise, training_command
 
 if TYPE_CHECKING:
@@ -150,8 +150,7 @@ class Steps:
 
     def _train(self, leased: LeasedJob, heartbeat: Heartbeat) -> None:
         folder = self._folder(leased.job)
-        dataset = self._write_rows(leased.job)
-        if dataset != leased.job.dataset:
+        if not _has_begun(leased.job, folder) and self._write_rows(leased.job) != leased.job.dataset:
             raise DatasetChanged(
                 f"the rows of snapshot {leased.job.snapshot_id} have changed since validation"
             )
@@ -276,6 +275,16 @@ class Steps:
                 self._leases.release(leased, f"{type(error).__name__}: {error}")
         except LeaseLost:
             log.info("lost the lease of %s", leased.job.id)
+
+
+def _has_begun(job: TrainingJob, folder: Path) -> bool:
+    """Whether training has begun in this folder, which still has the job's rows. It goes on with them: a
+    restart does not end a job whose contributions were withdrawn meanwhile.
+    """
+    rows = folder / ROWS_FILE
+    if job.dataset is None or not (folder / SPEC_FILE).exists() or not rows.exists():
+        return False
+    return sha256_of(rows) == job.dataset.digest
 
 
 def _is_outage(error: Exception, step: Step | None) -> bool:

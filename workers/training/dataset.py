@@ -33,3 +33,9 @@ def write_rows(source: SnapshotRows, snapshot_id: SnapshotId, path: Path) -> Dat
         raise EmptySnapshot(f"no row of snapshot {snapshot_id} was accepted", param="snapshot_id")
     scratch.replace(path)
     return Dataset(Hash32("0x" + digest.hexdigest()), num_rows, len(contributions))
+
+
+def sha256_of(path: Path) -> Hash32:
+    """As in the `Dataset` of a file that `write_rows` wrote."""
+    with path.open("rb") as file:
+        return Hash32("0x" + hashlib.file_digest(file, "sha256").hexdigest())

@@ -11,11 +11,13 @@ import pytest
 from backend.domain.content import ContentCorrupt, ContentMissing
 from backend.domain.errors import Unavailable
 from backend.domain.training import JobState, Step
+from backend.services.contribute.snapshot import ContributionWithdrawn
 from backend.services.train.leases import MAX_ATTEMPTS, Leases
 from tests.unit.workers.steps_harness import DONE, StepsHarness, state
 from tests.unit.workers.support import CREATOR
 from workers.inspection import InspectionFailed
 from workers.training.folders import home_id
+from workers.training.spec import ROWS_FILE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -131,6 +133,31 @@ def test_a_worker_that_vanished_in_any_step_is_succeeded_when_its_lease_is_past(
             harness.jobs.wait(31)
         harness.run(job.id, step)
     assert state(harness, job.id) is JobState.SUCCEEDED
+
+
+@pytest.mark.parametrize(
+    ("has_begun", "keeps_rows", "last"),
+    [
+        (True, True, JobState.SUCCEEDED),
+        (True, False, JobState.FAILED),  # as on another machine
+        (False, True, JobState.FAILED),
+    ],
+)
+def test_a_withdrawal_does_not_end_a_job_that_trains_on_the_rows(
+    harness: StepsHarness, *, has_begun: bool, keeps_rows: bool, last: JobState
+) -> None:
+    job = harness.jobs.job()
+    harness.run(job.id, Step.VALIDATE)
+    if has_begun:
+        harness.program = "os.kill(os.getpid(), 9)"
+        harness.run(job.id, Step.TRAIN)
+        harness.jobs.wait(5)
+    if not keeps_rows:
+        (harness.folder / job.id / ROWS_FILE).write_text("damaged")
+    harness.rows.error = ContributionWithdrawn("it was withdrawn")
+    harness.program = DONE
+    harness.run(job.id, Step.TRAIN, Step.PUBLISH)
+    assert state(harness, job.id) is last
 
 
 class Waiting:
