@@ -26,7 +26,15 @@ from workers.sweeps import run_sweeps
 from workers.training.dataset import sha256_of, write_rows
 from workers.training.disk_full import disk_full_error
 from workers.training.folders import home_id
-from workers.training.spec import ADAPTER, CHECKPOINTS, ROWS_FILE, SPEC_FILE, ImportSpec, TrainingSpec
+from workers.training.spec import (
+    ADAPTER,
+    CHECKPOINTS,
+    ROWS_FILE,
+    SPEC_FILE,
+    ImportSpec,
+    TrainingSpec,
+    has_adapter,
+)
 from workers.training.supervise import supervise, training_command
 
 if TYPE_CHECKING:
@@ -135,7 +143,8 @@ class Steps:
 
     def _publish(self, leased: LeasedJob) -> None:
         folder = self._folder(leased.job)
-        if leased.is_result_elsewhere or not (folder / ADAPTER).is_dir():
+        result = leased.job.result
+        if leased.is_result_elsewhere or result is None or not has_adapter(folder, result.adapter_digest):
             self._leases.retry_without_adapter(leased)
             return
         self._base_folder(leased.job)  # fails the job now

@@ -48,11 +48,13 @@ def pieces(path: Path, num_bytes: int = 1 << 16) -> Iterator[bytes]:
 
 def sync_folder(folder: Path) -> None:
     """Make the names of the folder's files durable."""
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    _sync(folder)
+
+
+def sync_tree(folder: Path) -> None:
+    """Make all below the folder durable: names and contents."""
+    for path in (folder, *folder.rglob("*")):
+        _sync(path)
 
 
 @contextmanager
@@ -91,3 +93,11 @@ def folder_draft(path: Path) -> Iterator[Path]:
 def _beside(path: Path) -> Path:
     """A unique name, because two processes may write at once."""
     return path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -6,6 +6,7 @@ import math
 import shutil
 import time
 from dataclasses import dataclass
+from hashlib import file_digest, sha256
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -23,6 +24,7 @@ from transformers import (
 )
 from transformers.trainer import TRAINER_STATE_NAME
 
+from backend.disk.files import sync_tree, write_durably
 from backend.domain.errors import InvalidInput
 from inference.kernels.cpu import product_arithmetic, this_cpu
 from inference.model.families import read_architecture
@@ -249,7 +251,12 @@ class _Progress(TrainerCallback):
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
         from pathlib import Path
 
-        (Path(args.output_dir) / f"checkpoint-{state.global_step}" / COMPLETE).touch()
+        checkpoints = Path(args.output_dir)
+        sync_tree(
+            checkpoints
+        )  # the files beside it too, which a run that resumes from it does not write again
+        checkpoint = checkpoints / f"checkpoint-{state.global_step}"
+        write_durably(checkpoint / COMPLETE, _digest(checkpoint))
         self._emit("checkpoint", {"step": state.global_step, "loss": self._loss})
 
 
@@ -310,12 +317,27 @@ def _printer() -> Any:
 
 
 def _newest_checkpoint(checkpoints: Path) -> Path | None:
-    """Also removes incomplete checkpoints, so that the Trainer's rotation does not count them."""
+    """Also removes incomplete and damaged checkpoints, so that the Trainer's rotation does not count them."""
     found = sorted(checkpoints.glob("checkpoint-*"), key=_step)
-    complete = [path for path in found if (path / COMPLETE).exists()]
+    complete = [path for path in found if _is_whole(path)]
     for path in set(found) - set(complete):
         shutil.rmtree(path)
     return complete[-1] if complete else None
+
+
+def _is_whole(checkpoint: Path) -> bool:
+    mark = checkpoint / COMPLETE
+    return mark.exists() and mark.read_text() in {"", _digest(checkpoint)}
+
+
+def _digest(checkpoint: Path) -> str:
+    """sha-256 over those of the checkpoint's files, in the order of their names."""
+    digest = sha256()
+    for path in sorted(checkpoint.iterdir()):
+        if path.name != COMPLETE:
+            with path.open("rb") as file:
+                digest.update(file_digest(file, "sha256").digest())
+    return digest.hexdigest()
 
 
 def _step(checkpoint: Path) -> int:

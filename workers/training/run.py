@@ -20,13 +20,13 @@ from workers.training.disk_full import disk_full_error
 from workers.training.folders import lock_folder
 from workers.training.memory import memory_limit, out_of_memory_error
 from workers.training.spec import (
-    ADAPTER,
     IMPORT_FILE,
     RESULT_FILE,
     VERIFICATION_FILE,
     ImportSpec,
     TrainingSpec,
     VerificationSpec,
+    has_adapter,
     write_json,
 )
 
@@ -54,7 +54,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _train(folder: Path, emit: Any) -> int:
-    if not ((folder / RESULT_FILE).exists() and (folder / ADAPTER).is_dir()):
+    if not _is_done(folder):
         try:
             _run_job(folder, emit)
         except Exception as error:
@@ -66,6 +66,11 @@ def _train(folder: Path, emit: Any) -> int:
             return 1
     emit("done", json.loads((folder / RESULT_FILE).read_bytes()))
     return 0
+
+
+def _is_done(folder: Path) -> bool:
+    result = folder / RESULT_FILE
+    return result.exists() and has_adapter(folder, json.loads(result.read_bytes())["adapter_digest"])
 
 
 def _out_of_memory(error: Exception, folder: Path) -> DomainError | None:

@@ -7,14 +7,17 @@ import shutil
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from backend.disk.files import write_durably
+from backend.disk.files import sync_tree, write_durably
 from backend.domain.adapter_files import CARD_FILE
 from backend.domain.training import About, TrainingConfig
+from inference.errors import InferenceError
+from inference.lora.files import adapter_digest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    from backend.domain.ids import Hash32
     from inference.config import DType
 
 SPEC_FILE = "spec.json"
@@ -25,7 +28,9 @@ RESULT_FILE = "result.json"
 INSPECTION_FILE = "inspection.json"
 CHECKPOINTS = "checkpoints"
 COMPLETE = "complete"
-"""Marks a complete checkpoint. One without this file was being written when its process was killed."""
+"""Marks a complete checkpoint by the digest of its files; earlier releases left it empty. A checkpoint
+without this file was being written when its process was killed.
+"""
 ADAPTER = "adapter"
 UPLOADED = "uploaded"
 """Folder with the files of an imported adapter, not validated yet."""
@@ -116,14 +121,23 @@ def adapter_draft(folder: Path) -> Path:
 
 
 def write_result(draft: Path, card: str, inspection: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
-    """Add the card to the draft and make it the job's adapter, then write the result."""
+    """Add the card to the draft and make it the job's adapter, then write the result, all of it durably."""
     folder = draft.parent
     (draft / CARD_FILE).write_text(card, encoding="utf-8")
+    sync_tree(draft)
     shutil.rmtree(folder / ADAPTER, ignore_errors=True)
     draft.rename(folder / ADAPTER)
     write_json(folder / INSPECTION_FILE, inspection)
     result = {name: inspection[name] for name in ("adapter_digest", "base_model")}
     write_json(folder / RESULT_FILE, {**result, "metrics": metrics})
+
+
+def has_adapter(folder: Path, digest: Hash32) -> bool:
+    """Whether a job's folder has the adapter with this digest, undamaged."""
+    try:
+        return "0x" + adapter_digest(folder / ADAPTER) == digest
+    except InferenceError:
+        return False
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -15,6 +15,7 @@ from tests.unit.workers.support import (
     BASE,
     CREATOR,
     RESULT,
+    TRAINED_FILES,
     InMemoryRows,
     JobHarness,
     letter_rows,
@@ -43,7 +44,10 @@ def say(kind, **data):
 """
 DONE = f"""
 say('progress', step=1, loss=2.0)
-(pathlib.Path(sys.argv[1]) / {ADAPTER!r}).mkdir(exist_ok=True)
+adapter = pathlib.Path(sys.argv[1]) / {ADAPTER!r}
+adapter.mkdir(exist_ok=True)
+for name, content in {TRAINED_FILES!r}.items():
+    (adapter / name).write_bytes(content)
 say('done', **{RESULT_JSON!r})
 """
 ADAPTER_FILES = (CONFIG_FILE, WEIGHTS_FILE)

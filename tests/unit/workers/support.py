@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from backend.db.tables.chain import ChannelRow, CheckpointRow, ContributionRow, SnapshotRow
 from backend.db.tables.outbox import OutboxRow
+from backend.domain.adapter_files import CONFIG_FILE, WEIGHTS_FILE
 from backend.domain.catalogue import BaseModel
 from backend.domain.hashing import TypedDomain, accepted_hash, snapshot_id, version_id
 from backend.domain.ids import Account, DatanetId, Hash32
@@ -20,6 +21,7 @@ from backend.services.channels.admission import Counterparty
 from backend.services.train.jobs import Training
 from backend.services.train.leases import Leases
 from backend.services.train.payments import Payments
+from inference.lora.files import digest_of
 from tests.support.databases import version_row
 from tests.support.fakes import some_key
 
@@ -36,7 +38,10 @@ CREATOR = Account("0x" + "c1" * 20)
 OTHER_CREATOR = Account("0x" + "5a" * 20)
 DATASET = Dataset(Hash32("0x" + "da" * 32), 12, 2)
 METRICS = {"eval_loss_base": 4.0, "eval_loss_adapter": 3.0}
-RESULT = TrainingResult(Hash32("0x" + "ad" * 32), Hash32("0x" + "ba" * 32), METRICS)
+TRAINED_FILES = {CONFIG_FILE: b"{}", WEIGHTS_FILE: b"weights"}
+"""Of the adapter that a training process writes."""
+_DIGEST = digest_of(TRAINED_FILES[CONFIG_FILE], [TRAINED_FILES[WEIGHTS_FILE]])
+RESULT = TrainingResult(Hash32("0x" + _DIGEST), Hash32("0x" + "ba" * 32), METRICS)
 
 
 OPERATOR, COLLECTOR = Account("0x" + "09" * 20), Account("0x" + "c0" * 20)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from backend.domain.adapter_files import WEIGHTS_FILE
 from backend.domain.content import ContentCorrupt, ContentMissing
 from backend.domain.errors import Unavailable
 from backend.domain.training import JobState, Step
@@ -17,10 +18,11 @@ from tests.unit.workers.steps_harness import DONE, StepsHarness, state
 from tests.unit.workers.support import CREATOR
 from workers.inspection import InspectionFailed
 from workers.training.folders import home_id
-from workers.training.spec import ROWS_FILE
+from workers.training.spec import ADAPTER, ROWS_FILE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from backend.domain.errors import DomainError
     from backend.services.train.leases import LeasedJob
@@ -104,10 +106,22 @@ def test_an_adapter_that_kills_its_inspection_is_given_up(harness: StepsHarness)
     assert state(harness, job.id) is JobState.FAILED
 
 
-def test_an_adapter_that_lies_elsewhere_is_waited_for_and_then_trained_again(harness: StepsHarness) -> None:
+def lose(job_folder: Path) -> None:
+    shutil.rmtree(job_folder)
+
+
+def damage(job_folder: Path) -> None:
+    """As a power failure does."""
+    (job_folder / ADAPTER / WEIGHTS_FILE).write_bytes(b"")
+
+
+@pytest.mark.parametrize("spoil", [lose, damage])
+def test_an_adapter_that_is_not_whole_is_waited_for_and_then_trained_again(
+    harness: StepsHarness, spoil: Callable[[Path], None]
+) -> None:
     job = harness.jobs.job()
     harness.run(job.id, Step.VALIDATE, Step.TRAIN)
-    shutil.rmtree(harness.folder / job.id)  # another worker, without the folder of the one that trained
+    spoil(harness.folder / job.id)
     for _ in range(MAX_ATTEMPTS):
         assert harness.jobs.training.get(job.id).step is Step.PUBLISH
         harness.jobs.wait(60)

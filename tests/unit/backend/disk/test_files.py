@@ -1,13 +1,10 @@
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
-from backend.disk.files import create_private, write_durably
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from backend.disk.files import create_private, sync_tree, write_durably
 
 
 def power_cut(_: int) -> None:
@@ -39,6 +36,15 @@ def test_private_files_are_read_by_their_owner_only(tmp_path: Path) -> None:
     assert (tmp_path / "shared").stat().st_mode & 0o400
     for name in ("session", "key"):
         assert (tmp_path / name).stat().st_mode & 0o777 == 0o600
+
+
+def test_a_folder_is_synchronised_with_all_below_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "below").mkdir()
+    (tmp_path / "below" / "file").write_text("content")
+    synced: list[Path] = []
+    monkeypatch.setattr("os.fsync", lambda handle: synced.append(Path(f"/proc/self/fd/{handle}").readlink()))
+    sync_tree(tmp_path)
+    assert set(synced) == {tmp_path, tmp_path / "below", tmp_path / "below" / "file"}
 
 
 def test_a_file_that_exists_is_not_created_again(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from backend.domain.adapter_files import WEIGHTS_FILE
 from tests.unit.workers.training.support import NUM_STEPS, Killed, contents, ignore
 from workers.training.job import run_job
 from workers.training.run import _train
@@ -12,6 +13,7 @@ from workers.training.spec import ADAPTER, CHECKPOINTS, COMPLETE, RESULT_FILE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from pathlib import Path
 
 
 def killed_at(step: int) -> Callable[[str, Mapping[str, Any]], None]:
@@ -66,11 +68,41 @@ def test_a_checkpoint_that_was_being_written_is_not_used(
     assert contents(folder / ADAPTER) == undisturbed
 
 
-def test_a_result_whose_adapter_is_gone_is_trained_again(make_job: Any) -> None:
+def test_a_damaged_checkpoint_gives_way_to_an_older_one(make_job: Any, undisturbed: dict[str, bytes]) -> None:
+    spec, folder = make_job("damaged")
+    with pytest.raises(Killed):
+        run_job(spec, folder, killed_at(8))
+    (folder / CHECKPOINTS / "checkpoint-6" / "optimizer.pt").write_bytes(b"")
+    steps: list[int] = []
+    run_job(spec, folder, lambda kind, data: steps.append(data["step"]) if kind == "progress" else None)
+    assert steps[0] == 4
+    assert contents(folder / ADAPTER) == undisturbed
+
+
+def test_a_checkpoint_is_complete_only_once_it_is_on_the_disk(
+    make_job: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def power_cut(_: Path) -> None:
+        raise Killed
+
+    spec, folder = make_job()
+    monkeypatch.setattr("workers.training.fit.sync_tree", power_cut)
+    with pytest.raises(Killed):
+        run_job(spec, folder, ignore)
+    assert list((folder / CHECKPOINTS).glob("checkpoint-*")) != []
+    assert list((folder / CHECKPOINTS).glob(f"checkpoint-*/{COMPLETE}")) == []
+
+
+def damage(adapter: Path) -> None:
+    (adapter / WEIGHTS_FILE).write_bytes(b"")
+
+
+@pytest.mark.parametrize("lose", [shutil.rmtree, damage])
+def test_a_result_whose_adapter_is_lost_is_trained_again(make_job: Any, lose: Callable[[Path], None]) -> None:
     spec, folder = make_job(epochs=0.01)
     spec.save(folder)
     assert _train(folder, ignore) == 0
     kept = contents(folder / ADAPTER)
-    shutil.rmtree(folder / ADAPTER)
+    lose(folder / ADAPTER)
     assert _train(folder, ignore) == 0
     assert contents(folder / ADAPTER) == kept
