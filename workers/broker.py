@@ -14,15 +14,15 @@ from typing import Any
 
 from kombu.transport import filesystem
 
+from backend.disk.files import replacing
+
 
 class Channel(filesystem.Channel):
     def _put(self, queue: str, payload: Any, **_: Any) -> None:  # type: ignore[override]
         # kombu reads a queue's messages in the order of their file names.
         name = f"{time.time_ns():020d}_{uuid.uuid4()}.{queue}.msg"
-        final = Path(self.data_folder_out) / name
-        scratch = final.with_name(f"{name}.partial")
-        scratch.write_text(json.dumps(payload), encoding="utf-8")
-        scratch.replace(final)
+        with replacing(Path(self.data_folder_out) / name) as draft:
+            draft.write_text(json.dumps(payload), encoding="utf-8")
 
 
 class Transport(filesystem.Transport):

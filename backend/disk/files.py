@@ -75,6 +75,19 @@ def file_draft(draft: Path, content: bytes, *, is_private: bool, is_durable: boo
 
 
 @contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A file for the block to write, which becomes `path` when the block ends, and is deleted if it raises.
+    Its name is unique, because two processes may write at once. It is not made durable.
+    """
+    draft = _beside(path)
+    try:
+        yield draft
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+@contextmanager
 def folder_draft(path: Path) -> Iterator[Path]:
     """A folder that becomes `path` when the block ends, also over an empty folder, and is deleted if it
     raises. Its name is unique, because two processes may write at once.

@@ -6,6 +6,7 @@ import hashlib
 import json
 from typing import TYPE_CHECKING
 
+from backend.disk.files import replacing
 from backend.domain.ids import Hash32
 from backend.domain.training import Dataset, EmptySnapshot
 
@@ -21,17 +22,15 @@ def write_rows(source: SnapshotRows, snapshot_id: SnapshotId, path: Path) -> Dat
     digest = hashlib.sha256()
     contributions: set[int] = set()
     num_rows = 0
-    scratch = path.with_suffix(".partial")
-    with scratch.open("wb") as file:
+    with replacing(path) as draft, draft.open("wb") as file:
         for contribution, row in source.rows(snapshot_id):
             line = json.dumps({"contribution": contribution, "row": row}, sort_keys=True).encode() + b"\n"
             digest.update(line)
             file.write(line)
             contributions.add(contribution)
             num_rows += 1
-    if not num_rows:
-        raise EmptySnapshot(f"no row of snapshot {snapshot_id} was accepted", param="snapshot_id")
-    scratch.replace(path)
+        if not num_rows:
+            raise EmptySnapshot(f"no row of snapshot {snapshot_id} was accepted", param="snapshot_id")
     return Dataset(Hash32("0x" + digest.hexdigest()), num_rows, len(contributions))
 
 

@@ -24,7 +24,7 @@ from transformers import (
 )
 from transformers.trainer import TRAINER_STATE_NAME
 
-from backend.disk.files import sync_tree, write_durably
+from backend.disk.files import replacing, sync_tree, write_durably
 from backend.domain.errors import InvalidInput
 from inference.kernels.cpu import product_arithmetic, this_cpu
 from inference.model.families import read_architecture
@@ -278,10 +278,9 @@ class _Midway(TrainerCallback):
         is_cut_short = control.should_training_stop and state.global_step < self._step
         if state.global_step == self._step or (is_cut_short and not self._path.exists()):
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            scratch = self._path.with_suffix(".partial")
             weights = get_peft_model_state_dict(model)
-            save_file({name: weight.bfloat16() for name, weight in weights.items()}, scratch)
-            scratch.replace(self._path)
+            with replacing(self._path) as draft:
+                save_file({name: weight.bfloat16() for name, weight in weights.items()}, draft)
 
 
 def _arguments(config: TrainingConfig, num_steps: int, checkpoints: Path, *, bf16: bool) -> TrainingArguments:

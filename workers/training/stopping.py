@@ -10,6 +10,7 @@ from peft import get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback
 
+from backend.disk.files import replacing
 from workers.training.evaluate import mean_loss
 from workers.training.spec import write_json
 
@@ -86,9 +87,8 @@ class EarlyStop(TrainerCallback):
         self._losses[step] = loss if math.isfinite(loss) else math.inf  # never the best one
         if self.best_step == step:
             self._folder.mkdir(parents=True, exist_ok=True)
-            scratch = self._folder / f"{BEST_FILE}.partial"
-            save_file(get_peft_model_state_dict(model), scratch)
-            scratch.replace(self._folder / BEST_FILE)
+            with replacing(self._folder / BEST_FILE) as draft:
+                save_file(get_peft_model_state_dict(model), draft)
         write_json(self._folder / LOSSES_FILE, self._losses)
         data = {"model": f"step-{step}", "loss": loss, "perplexity": math.exp(min(loss, 700.0))}
         self._emit("eval", data)

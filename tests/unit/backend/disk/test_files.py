@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from backend.disk.files import create_private, sync_tree, write_durably
+from backend.disk.files import create_private, replacing, sync_tree, write_durably
 
 
 def power_cut(_: int) -> None:
@@ -27,6 +27,22 @@ def test_an_interrupted_write_leaves_the_old_file(tmp_path: Path, monkeypatch: p
         write_durably(path, "new")
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_two_that_write_at_once_each_write_a_file_of_their_own(tmp_path: Path) -> None:
+    path = tmp_path / "rows"
+    with replacing(path) as first, replacing(path) as second:
+        first.write_text("first")
+        second.write_text("second")
+        assert not path.exists()
+    assert path.read_text() == "first"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_is_not_written_to_its_end_replaces_nothing(tmp_path: Path) -> None:
+    with pytest.raises(FileExistsError), replacing(tmp_path / "rows") as draft, draft.open("w"):
+        draft.touch(exist_ok=False)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_private_files_are_read_by_their_owner_only(tmp_path: Path) -> None:
