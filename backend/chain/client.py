@@ -13,7 +13,7 @@ from backend.domain.chain import ChainEvent, ChainReplaced, Reverted
 from backend.domain.transactions import SIGNED_CALL_GAS_CAP, SIGNED_CALLS, PreparedTransaction, as_json
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from typing import Self
 
     from backend.chain.node import Log
@@ -70,6 +70,10 @@ class ChainClient:
     def block(self, number: int) -> BlockRef | None:
         return self.node.block(number)
 
+    def parent(self, block: BlockRef) -> BlockRef:
+        """Errors: `Unavailable` if the node does not have it."""
+        return self.node.parent(block)
+
     def balance(self, account: Account) -> int:
         return self.node.balance(account)
 
@@ -102,11 +106,17 @@ class ChainClient:
             raise call_error(contract, function, error) from error
 
     def events(self, first: int, last: int) -> list[ChainEvent]:
-        """Decoded events of the deployment in blocks `first` to `last`, by block and log index."""
-        names = {self.address(name): name for name in INDEXED}
-        logs = self.node.logs(sorted(names), first, last)
-        events = (_event(names[log.address], log) for log in logs)
-        return [event for event in events if event is not None]
+        """Decoded events of the deployment in blocks `first` to `last`, by block and log index.
+
+        A node may leave out the blocks that it does not have yet, without an error.
+        """
+        return self._decoded(self.node.logs(self._indexed, first, last))
+
+    def block_events(self, block: BlockRef) -> list[ChainEvent]:
+        """Decoded events of the deployment in one block, by log index. Errors: `RpcError` if the node does
+        not have the block.
+        """
+        return self._decoded(self.node.block_logs(self._indexed, block.hash))
 
     def prepare(
         self, contract: str, function: str, *args: Any, sender: Account | None = None, value: int = 0
@@ -177,6 +187,15 @@ class ChainClient:
 
     def close(self) -> None:
         self.node.close()
+
+    @cached_property
+    def _indexed(self) -> dict[Account, str]:
+        """The indexed contracts' addresses and names."""
+        return {self.address(name): name for name in INDEXED}
+
+    def _decoded(self, logs: Sequence[Log]) -> list[ChainEvent]:
+        events = (_event(self._indexed[log.address], log) for log in logs)
+        return [event for event in events if event is not None]
 
     def _replaced(self, reason: str) -> ChainReplaced:
         return ChainReplaced(

@@ -30,6 +30,10 @@ FIRST_RANGE, MAX_RANGE = 100, 5_000
 """Blocks of the first request, and of any: few at first, because blocks may have been filled with events."""
 MANY_EVENTS = 20_000
 """A range with more events halves the next one, because writing it blocks all other writers of SQLite."""
+NEWEST_BLOCKS = 128
+"""The newest blocks, which some of the nodes behind one address may not have yet. Their logs are read by
+their hashes: a node without the block refuses, where it leaves the block out of a range of numbers.
+"""
 SLOW_SECONDS = 5.0
 POLL_SECONDS = 0.5
 
@@ -67,7 +71,7 @@ class Indexer:
         after = self._before_first if cursor is None else cursor.number
         if target <= after:
             return False
-        return self._advance(cursor, after + 1, target)
+        return self._advance(cursor, after + 1, target, head)
 
     def catch_up(self) -> None:
         """Run steps until there is nothing to do."""
@@ -97,11 +101,14 @@ class Indexer:
         found = self._source.block(block.number)
         return found is not None and found.hash == block.hash
 
-    def _advance(self, cursor: BlockRef | None, first: int, target: int) -> bool:
+    def _advance(self, cursor: BlockRef | None, first: int, target: int, head: int) -> bool:
+        read = self._read_newest
+        if first <= head - NEWEST_BLOCKS:
+            read, target = self._read_range, min(target, head - NEWEST_BLOCKS)
         last = self._source.block(min(first + self._range - 1, target))
         if last is None:
             return False
-        events = self._read(first, last)
+        events = self._try(read, first, last)
         # The events are of one fork only if both ends of the range are canonical after reading too.
         is_stable = events is not None and self._is_canonical(last)
         if not is_stable or not (cursor is None or self._is_canonical(cursor)):
@@ -112,15 +119,32 @@ class Indexer:
         INDEXED_EVENTS.inc(len(events or ()))
         return True
 
-    def _read(self, first: int, last: BlockRef) -> list[ChainEvent] | None:
+    def _read_range(self, first: int, last: BlockRef) -> list[ChainEvent]:
+        events = self._source.events(first, last.number)
+        _check_consistent(events, first, last)
+        return events
+
+    def _read_newest(self, first: int, last: BlockRef) -> list[ChainEvent]:
+        blocks = [last]
+        while blocks[-1].number > first:
+            blocks.append(self._source.parent(blocks[-1]))
+        events: list[ChainEvent] = []
+        for block in reversed(blocks):
+            found = self._source.block_events(block)
+            _check_consistent(found, block.number, block)
+            events += found
+        return events
+
+    def _try(
+        self, read: Callable[[int, BlockRef], list[ChainEvent]], first: int, last: BlockRef
+    ) -> list[ChainEvent] | None:
         """Events of the range; None if the node refuses so many blocks.
 
         A refusal halves the next range, a whole range that succeeds doubles it.
         """
         started = self._clock()
         try:
-            events = self._source.events(first, last.number)
-            _check_consistent(events, first, last)
+            events = read(first, last)
         except Exception as error:
             num_blocks = last.number - first + 1
             self._range = max(num_blocks // 2, 1)

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 from backend.chain.rpc import Rpc
 from backend.domain.chain import BlockRef
 from backend.domain.errors import Unavailable
-from backend.domain.ids import ZERO_ACCOUNT, Account, Hash32
+from backend.domain.ids import ZERO_ACCOUNT, ZERO_HASH, Account, Hash32
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable
     from typing import Self
 
 
@@ -72,12 +72,26 @@ class Node:
     def block(self, number: int) -> BlockRef | None:
         return self._block(hex(number))
 
-    def logs(self, addresses: Sequence[Account], first: int, last: int) -> list[Log]:
-        """Logs of these contracts in blocks `first` to `last`, by block and log index."""
-        query = {"address": list(addresses), "fromBlock": hex(first), "toBlock": hex(last)}
-        found = self.rpc.request("eth_getLogs", query)
-        logs = [_log(raw, self._timestamp(raw)) for raw in found if not raw.get("removed")]
-        return sorted(logs, key=lambda log: (log.block_number, log.log_index))
+    def parent(self, block: BlockRef) -> BlockRef:
+        """Errors: `Unavailable` if the node does not have it."""
+        if block.parent_hash != ZERO_HASH:
+            return self._required(block.parent_hash, "eth_getBlockByHash")
+        # Hardhat does not name the parents of empty blocks that it mines at once.
+        return self._required(hex(block.number - 1))
+
+    def logs(self, addresses: Iterable[Account], first: int, last: int) -> list[Log]:
+        """Logs of these contracts in blocks `first` to `last`, by block and log index.
+
+        A node may leave out the blocks that it does not have yet, without an error.
+        """
+        return self._logs({"address": list(addresses), "fromBlock": hex(first), "toBlock": hex(last)})
+
+    def block_logs(self, addresses: Iterable[Account], block_hash: Hash32) -> list[Log]:
+        """Logs of these contracts in one block, by log index. Source: EIP-234.
+
+        Errors: `RpcError` if the node does not have the block.
+        """
+        return self._logs({"address": list(addresses), "blockHash": block_hash})
 
     def call(
         self,
@@ -172,6 +186,11 @@ class Node:
     def close(self) -> None:
         self.rpc.close()
 
+    def _logs(self, query: dict[str, Any]) -> list[Log]:
+        found = self.rpc.request("eth_getLogs", query)
+        logs = [_log(raw, self._timestamp(raw)) for raw in found if not raw.get("removed")]
+        return sorted(logs, key=lambda log: (log.block_number, log.log_index))
+
     def _timestamp(self, log: dict[str, Any]) -> int:
         # Newer nodes include it in the log; for others the block is read once.
         if "blockTimestamp" in log:
@@ -179,13 +198,16 @@ class Node:
         return self._block_timestamp(Hash32(log["blockHash"]))
 
     def _ask_timestamp(self, block_hash: Hash32) -> int:
-        block = self.rpc.request("eth_getBlockByHash", block_hash, False)
-        if block is None:
-            raise Unavailable(f"block {block_hash} left the chain while its logs were read")
-        return int(block["timestamp"], 16)
+        return self._required(block_hash, "eth_getBlockByHash").timestamp
 
-    def _block(self, tag: str) -> BlockRef | None:
-        raw = self.rpc.request("eth_getBlockByNumber", tag, False)
+    def _required(self, block: str, method: str = "eth_getBlockByNumber") -> BlockRef:
+        found = self._block(block, method)
+        if found is None:
+            raise Unavailable(f"the node at {self.rpc.name} does not have block {block}")
+        return found
+
+    def _block(self, block: str, method: str = "eth_getBlockByNumber") -> BlockRef | None:
+        raw = self.rpc.request(method, block, False)
         if raw is None:
             return None
         return BlockRef(

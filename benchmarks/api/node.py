@@ -31,17 +31,27 @@ class Blocks:
 
     def __init__(self, lines: list[bytes]) -> None:
         self._lines = lines
+        self._numbers = {block_hash(number): number for number in range(len(lines) + 1)}
 
     def answer(self, call: dict[str, Any]) -> bytes:
         method, params = call["method"], call["params"]
         if method == "eth_getLogs":
-            first, last = (int(params[0][name], 16) for name in ("fromBlock", "toBlock"))
+            first, last = self._range(params[0])
             found = b",".join(filter(None, self._lines[first - 1 : last]))
             return b'{"jsonrpc":"2.0","id":%d,"result":[%s]}' % (call["id"], found)
-        if method != "eth_getBlockByNumber":
+        if method == "eth_getBlockByHash":
+            number = self._numbers[params[0]]
+        elif method == "eth_getBlockByNumber":
+            number = len(self._lines) if params[0] == "latest" else int(params[0], 16)
+        else:
             raise ValueError(f"unsupported method {method}")
-        number = len(self._lines) if params[0] == "latest" else int(params[0], 16)
         return json.dumps({"jsonrpc": "2.0", "id": call["id"], "result": block(number)}).encode()
+
+    def _range(self, query: dict[str, Any]) -> tuple[int, int]:
+        """First and last block of a query of logs."""
+        if "blockHash" in query:
+            return (self._numbers[query["blockHash"]],) * 2
+        return int(query["fromBlock"], 16), int(query["toBlock"], 16)
 
 
 class Handler(BaseHTTPRequestHandler):

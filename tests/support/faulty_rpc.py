@@ -77,16 +77,24 @@ class HonestChain:
             for _ in range(num_new):
                 self._mine()
 
-    def answer(self, method: str, params: list[Any]) -> Any:
+    def answer(self, method: str, params: list[Any], num_missing: int = 0) -> Any:
+        """The answer of a node that does not have the newest `num_missing` blocks."""
         with self._lock:
+            blocks = self._blocks[: max(len(self._blocks) - num_missing, FIRST + 1)]
+            places = {block["hash"]: place for place, block in enumerate(blocks)}
             if method == "eth_chainId":
                 return hex(CHAIN_ID)
             if method == "eth_getBlockByNumber":
-                number = len(self._blocks) - 1 if params[0] == "latest" else int(params[0], 16)
-                return self._blocks[number] if number < len(self._blocks) else None
+                number = len(blocks) - 1 if params[0] == "latest" else int(params[0], 16)
+                return blocks[number] if number < len(blocks) else None
+            if method == "eth_getBlockByHash":
+                return blocks[places[params[0]]] if params[0] in places else None
+            if method == "eth_getLogs" and "blockHash" in params[0]:
+                place = places.get(params[0]["blockHash"])
+                return _error("unknown block") if place is None else self._logs[place]
             if method == "eth_getLogs":
                 first, last = (int(params[0][name], 16) for name in ("fromBlock", "toBlock"))
-                return [log for logs in self._logs[first : last + 1] for log in logs]
+                return [log for logs in self._logs[: len(blocks)][first : last + 1] for log in logs]
         raise AssertionError(method)
 
     def _mine(self) -> None:
@@ -112,6 +120,19 @@ class HonestChain:
             "logIndex": hex(index),
             "removed": False,
         }
+
+
+class MixedNodes:
+    """Nodes behind one address: with probability `rate`, one that is some blocks behind answers."""
+
+    def __init__(self, chain: HonestChain, seed: int, rate: float) -> None:
+        self._chain = chain
+        self._random = random.Random(seed)
+        self.rate = rate
+
+    def answer(self, method: str, params: list[Any]) -> Any:
+        is_behind = self._random.random() < self.rate
+        return self._chain.answer(method, params, self._random.randint(1, 3) if is_behind else 0)
 
 
 class Faults:

@@ -15,7 +15,7 @@ from backend.chain.node import Node
 from backend.chain.rpc import Rpc
 from tests.support.chain_events import state_hash
 from tests.support.databases import chain_database
-from tests.support.faulty_rpc import SLOW_SECONDS, Faults, HonestChain, serving
+from tests.support.faulty_rpc import SLOW_SECONDS, Faults, HonestChain, MixedNodes, serving
 
 if TYPE_CHECKING:
     from backend.db.unit_of_work import Database
@@ -37,9 +37,11 @@ def state(database: Database) -> tuple[int, Hash32]:
 def follow(database: Database, seed: int, num_forks: int, monkeypatch: pytest.MonkeyPatch) -> set[str]:
     """Index a growing and forking chain, compare it with a fault-free replay, and return the faults."""
     monkeypatch.setattr("backend.chain.indexer.SLOW_SECONDS", SLOW_SECONDS)
+    monkeypatch.setattr("backend.chain.indexer.NEWEST_BLOCKS", 8)
     chain, faults, chance = HonestChain(seed), Faults(seed, 0.3), random.Random(seed)
     chain.mine(40)
-    with serving(chain, faults) as url:
+    nodes = MixedNodes(chain, seed, 0.3)
+    with serving(nodes, faults) as url:
         stop = threading.Event()
         following = threading.Thread(target=indexer(url, chain, database).run, args=(stop, 0.001))
         following.start()
@@ -48,7 +50,7 @@ def follow(database: Database, seed: int, num_forks: int, monkeypatch: pytest.Mo
             chain.fork(chance.randint(0, 6))
             chain.mine(chance.randint(0, 5))
         time.sleep(0.5)
-        faults.rate = 0
+        faults.rate = nodes.rate = 0
         try:
             with chain_database() as replayed:
                 indexer(url, chain, replayed).catch_up()

@@ -45,6 +45,8 @@ class FakeChain:
         self._blocks: list[BlockRef] = []
         self._count = 0
         self.requested_sizes: list[int] = []
+        self.num_missing = 0
+        """Newest blocks whose logs are asked from a node that does not have them."""
         self.is_replaced = False
         self.mine(GENESIS + 1)
 
@@ -70,11 +72,22 @@ class FakeChain:
     def block(self, number: int) -> BlockRef | None:
         return self._blocks[number] if 0 <= number < len(self._blocks) else None
 
+    def parent(self, block: BlockRef) -> BlockRef:
+        return next(one for one in self._blocks if one.hash == block.parent_hash)
+
     def events(self, first: int, last: int) -> list[ChainEvent]:
         self.requested_sizes.append(last - first + 1)
         if last - first + 1 > self._most_blocks:
             raise RuntimeError("query returned more than 10000 results")
-        return [_staked(block) for block in self._blocks[first : last + 1]]
+        return [_staked(block) for block in self._known()[first : last + 1]]
+
+    def block_events(self, block: BlockRef) -> list[ChainEvent]:
+        if block not in self._known():
+            raise RpcError("eth_getLogs", {"message": "unknown block"})
+        return [_staked(block)]
+
+    def _known(self) -> list[BlockRef]:
+        return self._blocks[: len(self._blocks) - self.num_missing]
 
     def check(self) -> None:
         if self.is_replaced:
@@ -104,6 +117,12 @@ def replayed(chain: FakeChain, confirmations: int = 0) -> tuple[int, Hash32]:
         return state(database)[1:]
 
 
+@pytest.fixture(autouse=True)
+def _both_ways_of_reading(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Short chains too are read by ranges, apart from their newest blocks."""
+    monkeypatch.setattr("backend.chain.indexer.NEWEST_BLOCKS", 2)
+
+
 @pytest.fixture
 def memory() -> Iterator[Database]:
     with chain_database() as database:
@@ -121,7 +140,7 @@ def test_only_confirmed_blocks_are_read(memory: Database) -> None:
 
 def test_refused_ranges_are_halved_and_grow_again(memory: Database) -> None:
     chain = FakeChain(most_blocks=10)
-    chain.mine(100)
+    chain.mine(102)
     indexer(chain, memory).catch_up()
     assert state(memory)[1] == chain.head().number
     refused, accepted = (
@@ -133,8 +152,23 @@ def test_refused_ranges_are_halved_and_grow_again(memory: Database) -> None:
     assert len(accepted) < 101 / 5
 
 
+@pytest.mark.parametrize("num_missing", [1, 2])
+def test_logs_of_blocks_that_a_node_does_not_have_are_waited_for(memory: Database, num_missing: int) -> None:
+    chain = FakeChain()
+    chain.mine(6)
+    chain.num_missing = num_missing
+    following = indexer(chain, memory)
+    with pytest.raises(Unavailable, match="unknown block"):
+        following.catch_up()
+    assert state(memory)[0] == chain.block(chain.head().number - num_missing)
+    chain.num_missing = 0
+    following.catch_up()
+    assert state(memory)[1:] == replayed(chain)
+
+
 def test_a_node_that_refuses_a_single_block_is_an_error(memory: Database) -> None:
     chain = FakeChain(most_blocks=0)
+    chain.mine(2)
     with pytest.raises(Unavailable, match="refuses the logs of block 1: query returned more than"):
         indexer(chain, memory).catch_up()
 
@@ -151,7 +185,7 @@ def test_slow_answers_shorten_the_range(memory: Database) -> None:
 
 def test_the_first_request_is_for_few_blocks_and_each_success_doubles_the_next(memory: Database) -> None:
     chain = FakeChain()
-    chain.mine(1000)
+    chain.mine(1002)
     indexer(chain, memory).catch_up()
     assert chain.requested_sizes == [100, 200, 400, 301]
 
@@ -180,7 +214,7 @@ def test_inconsistent_logs_are_not_indexed(
     memory: Database, corrupt: Callable[[list[ChainEvent]], list[ChainEvent]]
 ) -> None:
     chain = FakeChain()
-    chain.mine(3)
+    chain.mine(5)
     read = chain.events
     chain.events = lambda first, last: corrupt(read(first, last))  # type: ignore[method-assign]
     following = indexer(chain, memory)
