@@ -98,16 +98,22 @@ class Indexer:
             return event_log.cursor()
 
     def _is_canonical(self, block: BlockRef) -> bool:
-        found = self._source.block(block.number)
-        return found is not None and found.hash == block.hash
+        return self._block(block.number).hash == block.hash
+
+    def _block(self, number: int) -> BlockRef:
+        """A block that is not above the head. Errors: `Unavailable` if the node does not have it: another
+        node behind the same address may have named the head, so this is no sign of a reorganisation.
+        """
+        block = self._source.block(number)
+        if block is None:
+            raise Unavailable(f"the node does not have block {number}, which is not above the head")
+        return block
 
     def _advance(self, cursor: BlockRef | None, first: int, target: int, head: int) -> bool:
         read = self._read_newest
         if first <= head - NEWEST_BLOCKS:
             read, target = self._read_range, min(target, head - NEWEST_BLOCKS)
-        last = self._source.block(min(first + self._range - 1, target))
-        if last is None:
-            return False
+        last = self._block(min(first + self._range - 1, target))
         events = self._try(read, first, last)
         # The events are of one fork only if both ends of the range are canonical after reading too.
         is_stable = events is not None and self._is_canonical(last)
@@ -171,9 +177,7 @@ class Indexer:
         fork = next((block for block in checkpoints if self._is_canonical(block)), None)
         if fork is None:
             self._source.check()
-            fork = self._source.block(self._before_first)
-        if fork is None:
-            return
+            fork = self._block(self._before_first)
         with self._event_log() as event_log:
             if event_log.locked_cursor() == cursor:
                 dropped = event_log.rewind(fork)

@@ -152,6 +152,26 @@ def test_refused_ranges_are_halved_and_grow_again(memory: Database) -> None:
     assert len(accepted) < 101 / 5
 
 
+@pytest.mark.parametrize(
+    "has", [lambda n: n < 3, lambda n: n < 1 or n > 5], ids=["no checkpoint", "no older checkpoint"]
+)
+def test_a_node_without_indexed_blocks_is_waited_for(memory: Database, has: Callable[[int], bool]) -> None:
+    """Another node behind the same address names the head."""
+    chain = FakeChain()
+    chain.mine(6)
+    following = indexer(chain, memory)
+    following.catch_up()
+    chain.fork(depth=2, length=4)
+    block, before = chain.block, state(memory)
+    chain.block = lambda number: block(number) if has(number) else None  # type: ignore[method-assign]
+    with pytest.raises(Unavailable, match="the node does not have block"):
+        following.run_once()
+    assert state(memory) == before
+    chain.block = block  # type: ignore[method-assign]
+    following.catch_up()
+    assert state(memory)[1:] == replayed(chain)
+
+
 @pytest.mark.parametrize("num_missing", [1, 2])
 def test_logs_of_blocks_that_a_node_does_not_have_are_waited_for(memory: Database, num_missing: int) -> None:
     chain = FakeChain()
