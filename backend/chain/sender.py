@@ -29,6 +29,7 @@ from backend.chain.node import Fees
 from backend.chain.nonces import find_by_nonce
 from backend.chain.rpc import RpcError
 from backend.chain.transactions import (
+    NotRun,
     UnsignedTransaction,
     capped,
     error_fields,
@@ -64,6 +65,10 @@ STUCK_BLOCKS = 5
 """Blocks without our transaction after which it is broadcast again, with other fees if they are the cause."""
 MAX_UNMINED = 64
 """Unmined transactions per lane; pools drop those beyond their limit per account."""
+NEW_BLOCKS = 32
+"""A node that does not have the state of one of so many newest blocks is behind, and will have it; older ones
+may be pruned.
+"""
 RELAYS_WAIT_SECONDS = 30.0
 """Interval between checks of the relay budget while relayed calls wait."""
 _SPENT = "what those of 24 hours can cost has reached LORALEDGER_RELAY_BUDGET"
@@ -111,8 +116,8 @@ class Sender:
             lanes = queue.lanes()
         signers = list(filter(None, map(self._signers, lanes)))
         for signer in signers:
-            self._check_sent(signer)
-            self._send_queued(signer)
+            num_lost = self._check_sent(signer)
+            self._send_queued(signer, num_lost)
         self._update_gas_metrics({signer.account for signer in signers})
 
     def run(self, stop: threading.Event, poll_seconds: float = POLL_SECONDS) -> None:
@@ -137,13 +142,15 @@ class Sender:
 
     # --- sent transactions ---
 
-    def _check_sent(self, signer: TransactionSigner) -> None:
+    def _check_sent(self, signer: TransactionSigner) -> int:
+        """Returns the number of transactions whose nonces are used by unknown ones."""
         lane, head = signer.account, self._node.head()
         confirmed_nonce = self._node.num_transactions(lane, max(head.number - self._confirmations, 0))
         with self._queue() as queue:
             transactions = queue.open(lane)
             ceiling = fee_ceiling([one.fee_ceiling for one in transactions] + queue.queued_ceilings(lane))
         unmined: list[OpenTransaction] = []
+        num_lost = 0
         for transaction in transactions:
             # Nothing after an unmined transaction can be mined, so only the next one is looked up.
             hashes = hashes_of(transaction) if not unmined or transaction.is_mined else []
@@ -151,12 +158,13 @@ class Sender:
             if tx_receipt is not None:
                 self._record(signer, transaction, tx_receipt, head)
             elif transaction.nonce < confirmed_nonce:
-                self._handle_used_nonce(signer, transaction, head)
+                num_lost += not self._handle_used_nonce(signer, transaction, head)
             else:
                 if transaction.is_mined:
                     self._mark_unmined(signer, transaction)
                 unmined.append(transaction)
-        self._keep_pooled(signer, unmined, head, ceiling)
+        self._keep_pooled(signer, unmined, head, ceiling, confirmed_nonce)
+        return num_lost
 
     @contextmanager
     def _locked(self, signer: TransactionSigner, transaction: OpenTransaction) -> Iterator[SendQueue | None]:
@@ -175,7 +183,7 @@ class Sender:
             if is_confirmed:
                 self._requeue(signer, transaction)
             return
-        failure = None if tx_receipt.is_success else self._failure(signer, transaction, tx_receipt)
+        failure = None if tx_receipt.is_success else self._failure(signer, transaction, tx_receipt, head)
         error = None if failure is None else error_fields(failure)
         place = tx_receipt.tx_hash, tx_receipt.block_number, tx_receipt.block_hash
         with self._locked(signer, transaction) as queue:
@@ -192,25 +200,36 @@ class Sender:
 
     def _handle_used_nonce(
         self, signer: TransactionSigner, transaction: OpenTransaction, head: BlockRef
-    ) -> None:
-        """Requeue a transaction whose nonce another transaction has used.
+    ) -> bool:
+        """Requeue a transaction whose nonce another transaction has used. False if the node does not have the
+        old states by which that is found: the transaction is left as it is, and others go on.
 
         A missing receipt alone is no proof: nodes behind one address may be at different blocks, and a
         requeued transaction would be sent twice. So the other transaction must be found on the chain.
         """
         near, last = transaction.attempts[0].sent_at_block, head.number - self._confirmations
-        other = find_by_nonce(self._node, signer.account, transaction.nonce, near, last)
+        try:
+            other = find_by_nonce(self._node, signer.account, transaction.nonce, near, last)
+        except RpcError as error:
+            if head.number - near < NEW_BLOCKS:
+                raise
+            log.warning(
+                "nonce %d of transaction %d was used, and only an archive node can tell by which: %s",
+                *(transaction.nonce, transaction.id, error),
+            )
+            return False
         if other is None or other in hashes_of(transaction):
-            return
+            return True
         with self._locked(signer, transaction) as queue:
             if queue is None:
-                return
+                return True
             log.warning("nonce %d of transaction %d was used by %s", transaction.nonce, transaction.id, other)
             if transaction.is_filler:
                 queue.mark_failed(transaction.id, {"error": "Filled", "message": f"by {other}", "args": {}})
             else:
                 queue.requeue(transaction.id)
                 _count(transaction, "requeued")
+        return True
 
     def _requeue(self, signer: TransactionSigner, transaction: OpenTransaction) -> None:
         """Queue a relayed call again whose nonce we used up for the calls behind it."""
@@ -220,7 +239,12 @@ class Sender:
                 _count(transaction, "requeued")
 
     def _keep_pooled(
-        self, signer: TransactionSigner, unmined: Sequence[OpenTransaction], head: BlockRef, ceiling: int
+        self,
+        signer: TransactionSigner,
+        unmined: Sequence[OpenTransaction],
+        head: BlockRef,
+        ceiling: int,
+        num_used: int,
     ) -> None:
         """Keep unmined transactions in the pool, up to the first that it refuses: those behind it cannot be
         mined before it. The lane's next one is replaced when it is stuck, at `ceiling` at most.
@@ -233,7 +257,7 @@ class Sender:
         for transaction in unmined:
             is_next = transaction is unmined[0] and not transaction.is_mined
             if is_next and self._is_stuck(signer.account, transaction, head):
-                self._fill_gap(signer, transaction, head, fees())
+                self._fill_gap(signer, transaction, head, fees(), num_used)
                 is_pooled = self._replace(signer, transaction, head, ceiling, fees())
             else:
                 is_pooled = transaction in given_up or self._push(transaction, fees)
@@ -274,11 +298,16 @@ class Sender:
         return next((one for one in reversed(transaction.attempts) if self._node.knows(one.tx_hash)), None)
 
     def _fill_gap(
-        self, signer: TransactionSigner, transaction: OpenTransaction, head: BlockRef, fees: Fees
+        self,
+        signer: TransactionSigner,
+        transaction: OpenTransaction,
+        head: BlockRef,
+        fees: Fees,
+        num_used: int,
     ) -> None:
-        """Use the nonces before the transaction's that no pooled transaction uses."""
+        """Use the nonces before the transaction's that no pooled transaction uses, from `num_used` on."""
         lane = signer.account
-        missing = range(self._node.num_transactions(lane), transaction.nonce)[:MAX_UNMINED]
+        missing = range(max(self._node.num_transactions(lane), num_used), transaction.nonce)[:MAX_UNMINED]
         gas = self._client.filler_gas(lane) if missing else 0
         with self._locked(signer, transaction) as queue:
             if queue is None:
@@ -363,16 +392,27 @@ class Sender:
 
     # --- queued transactions ---
 
-    def _send_queued(self, signer: TransactionSigner) -> None:
-        while (queued := self._first_queued(signer.account)) is not None:
+    def _send_queued(self, signer: TransactionSigner, num_lost: int) -> None:
+        passed: list[int] = []
+        """Calls with more value than the account has, and those behind that may depend on them."""
+        while (queued := self._first_queued(signer.account, num_lost, passed)) is not None:
             transaction, has_unmined = queued
             try:
                 gas = self._estimate(transaction)
+            except NotRun as error:
+                if transaction.value < self._node.balance(signer.account):
+                    raise
+                log.warning("transaction %d waits for %d wei: %s", transaction.id, transaction.value, error)
+                passed.append(transaction.id)
+                continue
             except Unavailable:
                 raise
             except DomainError as error:
                 if has_unmined:
                     return  # it may depend on an unmined transaction: estimate again afterwards
+                if passed:
+                    passed.append(transaction.id)
+                    continue
                 self._reject(signer, transaction, error)
                 continue
             fees = capped(self._node.fees(), transaction.fee_ceiling)
@@ -398,13 +438,15 @@ class Sender:
         spent = queue.relay_cost(lane, datetime.now(UTC) - RELAY_PERIOD)
         return spent + added <= self._relay_budget
 
-    def _first_queued(self, lane: Account) -> tuple[ChainTransaction, bool] | None:
+    def _first_queued(
+        self, lane: Account, num_lost: int, passed: Sequence[int]
+    ) -> tuple[ChainTransaction, bool] | None:
         """The next transaction to send, and whether the lane has unmined ones."""
         with self._queue() as queue:
-            queued = queue.first_queued(lane)
+            queued = queue.first_queued(lane, passed)
             if queued is None or self._must_wait(queue, queued):
                 return None
-            num_unmined = queue.num_unmined(lane)
+            num_unmined = queue.num_unmined(lane) - num_lost
         return None if num_unmined >= MAX_UNMINED else (queued, num_unmined > 0)
 
     def _must_wait(self, queue: SendQueue, queued: ChainTransaction) -> bool:
@@ -473,7 +515,7 @@ class Sender:
         return True
 
     def _failure(
-        self, signer: TransactionSigner, transaction: OpenTransaction, tx_receipt: TxReceipt
+        self, signer: TransactionSigner, transaction: OpenTransaction, tx_receipt: TxReceipt, head: BlockRef
     ) -> Reverted:
         contract, function, data = transaction.contract, transaction.function, _call_data(transaction)
         return failure_of(
@@ -482,6 +524,7 @@ class Sender:
             lambda block: self._client.simulate(
                 contract, function, data, block, signer.account, transaction.value
             ),
+            is_new=head.number - tx_receipt.block_number < NEW_BLOCKS,
         )
 
 

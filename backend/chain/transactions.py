@@ -156,30 +156,46 @@ def _base_fee(present: Fees) -> int:
 # --- failures ---
 
 
-def call_error(contract: str, function: str, error: RpcError) -> Reverted | Unavailable:
-    """The domain error of a call that the node refused: `Unavailable` if the node could not run it."""
+class NotRun(Unavailable):
+    """The node is reachable and cannot run a call: it does not have the state of the block, for example."""
+
+    code = "unavailable"
+
+
+def call_error(contract: str, function: str, error: RpcError) -> Reverted | NotRun:
+    """The domain error of a call that the node refused."""
     if OUT_OF_GAS in error.message.lower():
         return Reverted(f"{contract}.{function} cannot run: {error.message}")
     if error.is_revert:
         return decode_revert(contract, function, error.revert_data, error.message)
-    return Unavailable(f"the node cannot run {contract}.{function}: {error.message}")
+    return NotRun(f"the node cannot run {contract}.{function}: {error.message}")
 
 
-def failure_of(tx_receipt: TxReceipt, gas: int, simulate: Callable[[int], object]) -> Reverted:
+def failure_of(
+    tx_receipt: TxReceipt, gas: int, simulate: Callable[[int], object], *, is_new: bool = False
+) -> Reverted:
     """Find out why a mined transaction with this gas limit failed, by running its call again.
 
     `simulate` runs the call on top of the given block and raises `Reverted` if it fails. The failed
     transaction changed nothing, so the state after its block is the state that it met plus the effects of
     later transactions of the block; the state before the block lacks those of earlier ones.
+
+    Nodes keep the states of the newest blocks only; without them the reason stays unknown. Errors: `NotRun`
+    if the node does not have those of a block that `is_new`, which it will have soon.
     """
+    unknown = "the transaction failed, but its call succeeds now"
     for block in (tx_receipt.block_number, tx_receipt.block_number - 1):
         try:
             simulate(block)
         except Reverted as error:
             return error
+        except NotRun as error:
+            if is_new:
+                raise
+            unknown = f"the transaction failed, and why is not known: {error.message}"
     if tx_receipt.gas_used >= gas:
         return Reverted(f"all of {gas} gas was used", error="OutOfGas")
-    return Reverted("the transaction failed, but its call succeeds now")
+    return Reverted(unknown)
 
 
 def error_fields(error: DomainError) -> dict[str, Any]:

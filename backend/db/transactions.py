@@ -28,7 +28,7 @@ from backend.domain.transactions import (
 from telemetry import traces
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from sqlalchemy import ScalarSelect
     from sqlalchemy.orm import Session
@@ -161,10 +161,12 @@ class TransactionStore:
         )
         return sorted(Account(lane) for lane in found)
 
-    def first_queued(self, lane: Account) -> ChainTransaction | None:
+    def first_queued(self, lane: Account, passed: Collection[int] = ()) -> ChainTransaction | None:
+        """See `backend.ports.chain.SendQueue.first_queued`."""
         row = self._session.scalar(
             select(TransactionRow)
             .filter_by(lane=lane, state=State.QUEUED)
+            .where(TransactionRow.id.not_in(passed))
             .order_by(TransactionRow.function.in_(RELAYED_CALLS), TransactionRow.id)
             .limit(1)
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
     from datetime import datetime
 
     from backend.domain.chain import BlockRef, ChainEvent
@@ -100,8 +100,10 @@ class SendQueue(Protocol):
         """Keys with transactions that are not over."""
         ...
 
-    def first_queued(self, lane: Account) -> ChainTransaction | None:
-        """The oldest, but relayed calls after the operator's own: anyone may have many of them relayed."""
+    def first_queued(self, lane: Account, passed: Collection[int] = ()) -> ChainTransaction | None:
+        """The oldest that is not `passed`, but relayed calls after the operator's own: anyone may have many
+        of them relayed.
+        """
         ...
 
     def relay_cost(self, lane: Account, since: datetime) -> int:

@@ -10,8 +10,9 @@ import pytest
 from backend.chain.keys import local_account
 from backend.chain.node import Fees
 from backend.chain.nonces import find_by_nonce
-from backend.chain.sender import STUCK_BLOCKS, Sender
-from backend.chain.transactions import UnsignedTransaction, sign
+from backend.chain.rpc import RpcError
+from backend.chain.sender import NEW_BLOCKS, STUCK_BLOCKS, Sender
+from backend.chain.transactions import NotRun, UnsignedTransaction, sign
 from backend.domain.hashing import keccak, to_bytes, to_hash
 from backend.domain.transactions import RELAY_PERIOD, TransactionState
 
@@ -36,10 +37,12 @@ def sender(chain: ChainClient, database: Database) -> Sender:
     return Sender(chain, database.send_queue, SIGNERS.get, CONFIRMATIONS)
 
 
-def enqueue(database: Database, key: str, *call: Any, lane: Account = OPERATOR.account) -> int:
+def enqueue(
+    database: Database, key: str, *call: Any, lane: Account = OPERATOR.account, value: int = 0
+) -> int:
     contract, function, *args = call or ("TestUSD", "mint", USER.account, 1)
     with database.begin() as tx:
-        return tx.transactions.enqueue(lane, contract, function, args, key)
+        return tx.transactions.enqueue(lane, contract, function, args, key, value=value)
 
 
 def state(database: Database, transaction: int) -> ChainTransaction:
@@ -262,6 +265,53 @@ def test_a_transaction_whose_nonce_was_used_gets_the_next_nonce(
     assert dollars(chain) == before + 1
 
 
+def test_a_used_nonce_that_the_node_cannot_look_up_stops_no_other_call(
+    chain: ChainClient, sqlite_database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lost, counts = enqueue(sqlite_database, "a"), chain.node.num_transactions
+
+    def recent_counts(account: Account, block: int | None = None) -> int:
+        if block is not None and block < chain.node.head().number - CONFIRMATIONS:
+            raise RpcError("eth_getTransactionCount", {"message": "missing trie node"})
+        return counts(account, block)
+
+    with manual_mining(chain):
+        sender(chain, sqlite_database).run_once()
+        ours = state(sqlite_database, lost)
+        assert ours.hash is not None
+        assert ours.nonce is not None
+        chain.node.rpc.request("hardhat_dropTransaction", ours.hash)
+        chain.node.broadcast(other_transaction(chain, ours.nonce))
+        for _ in range(NEW_BLOCKS):  # one by one: Hardhat forgets the counts of blocks that it mines at once
+            mine(chain)
+        monkeypatch.setattr(chain.node, "num_transactions", recent_counts)
+        reverting = enqueue(sqlite_database, "b", "Parameters", "pauseCommits", 1)
+        waiting = enqueue(sqlite_database, "c")
+        sender(chain, sqlite_database).run_once()
+    states = [state(sqlite_database, each).state for each in (lost, reverting, waiting)]
+    assert states == [TransactionState.SENT, TransactionState.FAILED, TransactionState.SENT]
+
+
+def test_a_call_with_more_value_than_the_account_has_lets_others_pass(
+    chain: ChainClient, sqlite_database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A call behind it that reverts may depend on it, and waits too."""
+    estimate = chain.estimate_gas
+
+    def estimate_with_coin(*call: Any) -> int:
+        if call[4] > chain.node.balance(OPERATOR.account):
+            raise NotRun("insufficient funds for transfer")
+        return estimate(*call)
+
+    monkeypatch.setattr(chain, "estimate_gas", estimate_with_coin)
+    dear = enqueue(sqlite_database, "a", value=10**30)
+    dependent = enqueue(sqlite_database, "b", "Parameters", "pauseCommits", 1)
+    other = enqueue(sqlite_database, "c")
+    sender(chain, sqlite_database).run_once()
+    states = [state(sqlite_database, each).state for each in (dear, dependent, other)]
+    assert states == [TransactionState.QUEUED, TransactionState.QUEUED, TransactionState.SENT]
+
+
 def test_two_senders_that_find_the_same_used_nonce_send_the_call_once(
     chain: ChainClient, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -395,6 +445,35 @@ def test_a_mined_failure_has_its_custom_error(chain: ChainClient, sqlite_databas
     assert failed.state == TransactionState.FAILED
     assert failed.error is not None
     assert failed.error["error"] == "ERC20InsufficientAllowance"
+
+
+def test_a_failure_that_the_node_cannot_explain_stops_no_other_call(
+    chain: ChainClient, sqlite_database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A node that lacks the state of a new block is behind; that of an old one may be pruned."""
+    failing = enqueue(sqlite_database, "a", "Parameters", "pauseCommits", 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(chain, "estimate_gas", lambda *_: 200_000)
+        sender(chain, sqlite_database).run_once()
+    simulate = chain.simulate
+
+    def without_states(*call: Any) -> bytes:
+        if call[3] is not None:
+            raise NotRun("missing trie node")
+        return simulate(*call)
+
+    monkeypatch.setattr(chain, "simulate", without_states)
+    with pytest.raises(NotRun):
+        sender(chain, sqlite_database).run_once()
+    assert state(sqlite_database, failing).state == TransactionState.SENT
+    mine(chain, NEW_BLOCKS)
+    waiting = enqueue(sqlite_database, "b")
+    sender(chain, sqlite_database).run_once()
+    failed = state(sqlite_database, failing)
+    assert failed.state == TransactionState.FAILED
+    assert failed.error is not None
+    assert "missing trie node" in failed.error["message"]
+    assert state(sqlite_database, waiting).state == TransactionState.SENT
 
 
 def test_a_transaction_dropped_by_a_reorg_is_mined_again(chain: ChainClient, database: Database) -> None:

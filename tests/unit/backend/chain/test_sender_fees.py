@@ -92,6 +92,21 @@ def test_fees_do_not_rise_while_the_price_is_not_the_cause(lane: Lane) -> None:
     assert lane.state(transaction) == TransactionState.CONFIRMED
 
 
+def test_nonces_that_a_node_behind_does_not_count_are_not_sent_again(
+    lane: Lane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    over = lane.queue()
+    lane.run(3)
+    lane.node.is_forwarding = False
+    lane.queue()
+    counted = lane.node.num_transactions
+    monkeypatch.setattr(
+        lane.node, "num_transactions", lambda of, block=None: 0 if block is None else counted(of, block)
+    )
+    lane.run(3)
+    assert lane.state(over) == TransactionState.CONFIRMED
+
+
 def test_an_account_without_coin_offers_no_more_and_goes_on_once_it_has_enough(lane: Lane) -> None:
     lane.node.coin = 0
     transaction = lane.queue()

@@ -17,6 +17,7 @@ from backend.chain.node import Fees, TxReceipt
 from backend.chain.rpc import RpcError
 from backend.chain.transactions import (
     TX_GAS_CAP,
+    NotRun,
     UnsignedTransaction,
     call_error,
     current_gas_price,
@@ -138,7 +139,8 @@ def test_revert_data_becomes_the_custom_error() -> None:
 
 def test_a_node_that_cannot_run_a_call_is_unavailable() -> None:
     error = call_error("Parameters", "append", rpc_error("missing trie node"))
-    assert isinstance(error, Unavailable)
+    assert isinstance(error, NotRun)
+    assert error.code == Unavailable("").code
     assert "Parameters.append: missing trie node" in error.message
 
 
@@ -176,6 +178,15 @@ def test_a_failure_that_cannot_be_reproduced_says_so() -> None:
     fields = error_fields(failure_of(TX_RECEIPT, 100_000, fails_at()))
     assert fields["error"] == "Reverted"
     assert "succeeds now" in fields["message"]
+
+
+def test_a_failure_in_a_block_without_a_state_has_no_reason() -> None:
+    def lacks_state(block: int) -> object:
+        raise NotRun(f"missing trie node of block {block}")
+
+    assert "not known: missing trie node of block 49" in failure_of(TX_RECEIPT, 100_000, lacks_state).message
+    with pytest.raises(NotRun, match="block 50"):
+        failure_of(TX_RECEIPT, 100_000, lacks_state, is_new=True)
 
 
 def test_other_errors_are_stored_by_their_class() -> None:
