@@ -39,6 +39,10 @@ POLL_SECONDS = 0.5
 
 
 class Indexer:
+    """`is_counted`: whether its metrics are exported. Only one indexer of an installation is counted: rewinds
+    without confirmations are no fault of the node.
+    """
+
     def __init__(
         self,
         source: ChainClient,
@@ -46,12 +50,15 @@ class Indexer:
         deployment: Deployment,
         confirmations: int,
         clock: Callable[[], float] = time.monotonic,
+        *,
+        is_counted: bool = False,
     ) -> None:
         self._source = source
         self._event_log = event_log
         self._before_first = deployment.block_number - 1
         self._confirmations = confirmations
         self._clock = clock
+        self._is_counted = is_counted
         self._range = FIRST_RANGE
 
     def run_once(self) -> bool:
@@ -61,7 +68,8 @@ class Indexer:
         """
         cursor = self._cursor()
         head = self._source.head().number
-        HEAD_BLOCK.set(head)
+        if self._is_counted:
+            HEAD_BLOCK.set(head)
         target = head - self._confirmations
         if cursor is not None and target < cursor.number:
             return False  # a lagging node or a shorter fork: wait until it reaches our cursor
@@ -122,7 +130,8 @@ class Indexer:
         with self._event_log() as event_log:
             if event_log.locked_cursor() == cursor:  # else another indexer was faster
                 event_log.append(events or [], last)
-        INDEXED_EVENTS.inc(len(events or ()))
+        if self._is_counted:
+            INDEXED_EVENTS.inc(len(events or ()))
         return True
 
     def _read_range(self, first: int, last: BlockRef) -> list[ChainEvent]:
@@ -181,8 +190,9 @@ class Indexer:
         with self._event_log() as event_log:
             if event_log.locked_cursor() == cursor:
                 dropped = event_log.rewind(fork)
-                REORGS.inc()
-                REORGED_EVENTS.inc(dropped)
+                if self._is_counted:
+                    REORGS.inc()
+                    REORGED_EVENTS.inc(dropped)
                 log.warning("reorg: rewound to block %d, %d events dropped", fork.number, dropped)
 
 

@@ -73,7 +73,8 @@ class Installation(Resources):
     def indexer(self) -> Indexer:
         from backend.chain.indexer import Indexer
 
-        return Indexer(self.chain, self.database.event_log, self.deployment, self.settings.confirmations)
+        event_log, confirmations = self.database.event_log, self.settings.confirmations
+        return Indexer(self.chain, event_log, self.deployment, confirmations, is_counted=True)
 
     @cached_property
     def sender(self) -> Sender:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from prometheus_client import REGISTRY
 
 from backend.chain.indexer import FIRST_RANGE, MAX_RANGE, Indexer
 from backend.chain.rpc import RpcError
@@ -312,6 +313,23 @@ def test_a_reorg_between_the_check_of_the_cursor_and_the_read_leaves_no_mixture(
     indexer(chain, memory).catch_up()
     assert requested == [cursor, last]
     assert state(memory)[1:] == replayed(chain)
+
+
+@pytest.mark.parametrize("is_counted", [False, True])
+def test_one_indexer_of_an_installation_is_counted(memory: Database, is_counted: bool) -> None:
+    names = ("indexed_events_total", "reorgs_total", "reorged_events_total")
+
+    def counts() -> list[float]:
+        return [REGISTRY.get_sample_value(f"loraledger_{name}") or 0.0 for name in names]
+
+    chain, before = FakeChain(), counts()
+    chain.mine(4)
+    following = Indexer(chain, memory.event_log, chain.deployment, 0, is_counted=is_counted)
+    following.catch_up()
+    chain.fork(depth=1, length=2)
+    following.catch_up()
+    added = [after - earlier for after, earlier in zip(counts(), before, strict=True)]
+    assert added == ([8, 1, 2] if is_counted else [0, 0, 0])
 
 
 def test_two_indexers_store_each_event_once(memory: Database) -> None:
