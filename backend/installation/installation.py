@@ -81,8 +81,8 @@ class Installation(Resources):
         from backend.chain.sender import Sender
 
         confirmations, budget = self.settings.confirmations, self.relay_budget
-        queue, signers = self.database.send_queue, self.signer_of
-        return Sender(self.chain, queue, signers, confirmations, relay_budget=budget)
+        queue, signers, account = self.database.send_queue, self.signer_of, self.operator_account
+        return Sender(self.chain, queue, signers, confirmations, relay_budget=budget, account=account)
 
     @cached_property
     def relay_budget(self) -> int | None:

@@ -140,12 +140,8 @@ class Resources:
         from backend.disk.space import DiskSpace
         from backend.services.operator.peers import Peers
 
-        try:
-            own = self.operator.account
-        except (InvalidInput, NotFound):  # an installation that only watches has no operator key
-            own = None
         space = DiskSpace(self.settings.home, self.settings.reserved_disk_bytes)
-        return Peers(db, self.outbound, self.blobs, own, space)
+        return Peers(db, self.outbound, self.blobs, self.operator_account, space)
 
     @cached_property
     def engines(self) -> Engines:
@@ -189,6 +185,14 @@ class Resources:
     @cached_property
     def operator(self) -> TransactionSigner:
         return self.signing_keys.operator
+
+    @property
+    def operator_account(self) -> Account | None:
+        """None without the operator's key, which an installation that only watches does not have."""
+        try:
+            return self.operator.account
+        except (InvalidInput, NotFound):
+            return None
 
     @cached_property
     def receipt_key(self) -> Signer:

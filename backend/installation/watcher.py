@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from backend.domain.batch_data import decode
-from backend.domain.errors import Conflict, InvalidInput, NotFound
+from backend.domain.errors import Conflict, NotFound
 from backend.domain.money import GWEI
 from backend.installation.audit import Audit
 
@@ -62,7 +62,7 @@ def open_watcher(
     from backend.services.watch.watcher import Watcher
 
     chain = installation.chain
-    own = _own_operator(installation, options)
+    own = None if options.can_answer is False else installation.operator_account
     can_send = options.can_challenge or options.can_answer or own
     db = _open_database(installation.settings, installation.deployment.block_hash)
     try:
@@ -108,16 +108,6 @@ def withdraw_credit(installation: Installation, stop: threading.Event) -> CallRe
         return transactions.withdraw_credit()
     finally:
         db.close()
-
-
-def _own_operator(installation: Installation, options: WatchOptions) -> Account | None:
-    """The operator whose demands are answered by default."""
-    if options.can_answer is False:
-        return None
-    try:
-        return installation.operator.account
-    except (InvalidInput, NotFound):
-        return None
 
 
 def _transactions(

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
+from prometheus_client import REGISTRY
 
 from backend.domain.errors import InvalidInput, NotFound
 from backend.engine.replicas import Replicas
@@ -11,7 +14,7 @@ from backend.installation.base_model import BaseModelInfo, check_distinct
 from backend.installation.installation import Installation
 from backend.installation.local_network import engine_command, gradients_command
 from backend.settings import BaseEntry, Settings
-from tests.support.market import some_hash
+from tests.support.market import some_account, some_hash
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -47,6 +50,19 @@ def test_replicas_are_drained_by_name(tmp_path: Path) -> None:
     assert installation.engines.drained() == []
     with pytest.raises(NotFound, match="there are 1, 2"):
         installation.engines.drain("3")
+
+
+def test_the_operators_balance_is_in_the_metrics_while_it_sends_nothing(tmp_path: Path) -> None:
+    installation, account = Installation(Settings(home=tmp_path)), some_account("operator")
+    node = SimpleNamespace(balance=lambda _: 7, fees=lambda: SimpleNamespace(max_fee=1))
+    installation.__dict__ |= {
+        "chain": SimpleNamespace(node=node),
+        "database": SimpleNamespace(send_queue=lambda: nullcontext(SimpleNamespace(lanes=list))),
+        "operator": SimpleNamespace(account=account),
+        "relay_budget": None,
+    }
+    installation.sender.run_once()
+    assert REGISTRY.get_sample_value("loraledger_account_wei", {"sender": account}) == 7
 
 
 def test_urls_of_servers_are_checked() -> None:
