@@ -175,11 +175,12 @@ class TransactionStore:
     def open(self, lane: Account) -> list[OpenTransaction]:
         """Transactions that are sent or mined and not yet confirmed, by nonce."""
         rows = self._session.scalars(
-            select(TransactionRow)
-            .where(TransactionRow.lane == lane, TransactionRow.state.in_((State.SENT, State.MINED)))
-            .order_by(TransactionRow.nonce)
+            select(TransactionRow).where(
+                TransactionRow.lane == lane, TransactionRow.state.in_((State.SENT, State.MINED))
+            )
         )
-        return self._opened(list(rows))
+        # Sorted here: for an ordered query SQLite reads all of the lane by its nonces.
+        return sorted(self._opened(list(rows)), key=lambda one: one.nonce)
 
     def is_unchanged(self, transaction: OpenTransaction) -> bool:
         """Whether the transaction is unchanged since `open` returned it."""

@@ -28,7 +28,8 @@ class TransactionRow(Base):
     __table_args__ = (
         UniqueConstraint("lane", "nonce"),
         CheckConstraint("state IN ('queued', 'sent', 'mined', 'confirmed', 'failed')", name="state"),
-        Index("ix_transactions_lane_state", "lane", "state"),
+        Index("ix_transactions_state_lane", "state", "lane"),
+        Index("ix_transactions_call", "lane", "contract", "function", "state"),
         Index("ix_transactions_lane_signed_at", "lane", "signed_at"),
     )
 

@@ -2,9 +2,10 @@ from __future__ import annotations
 
 import threading
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from sqlalchemy import event
 
 from backend.domain.errors import Conflict
 from backend.domain.ids import Account, Hash32
@@ -34,6 +35,25 @@ def test_the_same_key_for_another_call_is_a_conflict(database: Database) -> None
     enqueue(database, "a", LANE, 5)
     with pytest.raises(Conflict, match="another call"):
         enqueue(database, "a", LANE, 6)
+
+
+def test_queries_of_each_pass_read_no_transactions_that_are_over(sqlite_database: Database) -> None:
+    queries: list[tuple[str, Any]] = []
+    plans: list[str] = []
+    with sqlite_database.read() as tx:
+        on, transactions = tx.session.connection(), tx.transactions
+        event.listen(on, "before_cursor_execute", lambda *call: queries.append(call[2:4]))
+        transactions.lanes()
+        transactions.open(LANE)
+        transactions.not_failed(LANE, "OperatorRegistry", "retireReceiptKey")
+        for query, values in queries.copy():
+            steps = on.exec_driver_sql(f"EXPLAIN QUERY PLAN {query}", values)
+            plans.append(next(step.detail for step in steps))
+    assert [plan.partition("(")[2] for plan in plans] == [
+        "state=?)",
+        "state=? AND lane=?)",
+        "lane=? AND contract=? AND function=?)",
+    ]
 
 
 def test_nonces_rise_without_gap_and_follow_the_chain(database: Database) -> None:
