@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from backend.domain.governance import Proposal
     from backend.domain.ids import Account, ChannelId, DatanetId, Hash32, SnapshotId, VersionId
     from backend.domain.receipt import VersionRecord
-    from backend.domain.settlement import Demand
+    from backend.domain.settlement import Claim, Demand
 
 
 def rows_after(
@@ -131,6 +131,9 @@ class FakeChainView(BatchViews):
         instant = int(self.clock().timestamp()) - self.lag_seconds
         names = (some_hash(f"block {number}") for number in (self.block_number, self.block_number - 1))
         return BlockRef(self.block_number, *names, instant)
+
+    def claims(self, account: Account) -> list[Claim]:
+        return []
 
     def datanets(self, after: int | None, limit: int) -> list[Datanet]:
         last = None if after is None else str(after)

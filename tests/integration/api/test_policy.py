@@ -122,6 +122,7 @@ def opened(installation: ScriptedInstallation, monkeypatch: pytest.MonkeyPatch) 
             deployment=SimpleNamespace(chain_id=31337),
             key_rotation=rotation_of(installation),
             denials=known.denials,
+            blobs=installation.blobs,
             catalogue=known.catalogue,
             membership=membership,
             prepare_database=lambda: None,

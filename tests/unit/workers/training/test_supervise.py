@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.unit.workers.support import RESULT, TRAINED_FILES
+from workers.training.spec import ADAPTER, RESULT_FILE
 from workers.training.supervise import LOG_FILE, Message, TrainingCrashed, supervise
 
 if TYPE_CHECKING:
@@ -114,7 +116,10 @@ def test_the_training_process_ends_with_its_parent_while_it_waits(tmp_path: Path
 
 
 def test_output_of_libraries_never_mixes_with_messages(tmp_path: Path) -> None:
-    (tmp_path / "adapter").mkdir()
-    (tmp_path / "result.json").write_text(json.dumps({"adapter_digest": "0x1"}))
+    (tmp_path / ADAPTER).mkdir()
+    for name, content in TRAINED_FILES.items():
+        (tmp_path / ADAPTER / name).write_bytes(content)
+    result = {"adapter_digest": RESULT.adapter_digest}
+    (tmp_path / RESULT_FILE).write_text(json.dumps(result))
     command = [sys.executable, "-m", "workers.training.run", "--job", str(tmp_path)]
-    assert supervise(command, tmp_path, always, print) == Message("done", {"adapter_digest": "0x1"})
+    assert supervise(command, tmp_path, always, print) == Message("done", result)
