@@ -50,6 +50,14 @@ class Challenge:
         yield from self._reserve(batch, call)
         yield from outcome(batch, "proved", f"void by {proof.function}", self.transactions.send([call]))
 
+    def bound(self, view: ChainView) -> dict[Account, int]:
+        """Bonds of our open demands on each operator's batches, in wei."""
+        opened = {operator: view.open_demands(operator) for operator in view.newest_batches()}
+        return {
+            operator: sum(one.bond for one in demands if self._is_open_and_ours(one))
+            for operator, demands in opened.items()
+        }
+
     def demand(
         self, view: ChainView, batch: CommittedBatch, wanted: Sequence[tuple[Tree, Sequence[int]]]
     ) -> Iterator[News]:
@@ -60,7 +68,7 @@ class Challenge:
         fresh = self._fresh(view, batch, wanted)
         if not fresh or self.transactions.is_on_its_way(view, "Disputes", "demand"):
             return
-        budget = min(self.max_bond - self._bound(view), self.transactions.funds())
+        budget = min(self.max_bond - sum(self.bound(view).values()), self.transactions.funds())
         num_left = len(fresh)
         for tree, keys in _grouped(_shuffled(fresh)):
             count = self._affordable(batch, tree, len(keys), budget)
@@ -147,11 +155,6 @@ class Challenge:
         return [leaf for leaf in leaves if leaf not in seen]
 
     # --- bonds, in wei ---
-
-    def _bound(self, view: ChainView) -> int:
-        """Bonds of our open demands."""
-        opened = (one for operator in view.newest_batches() for one in view.open_demands(operator))
-        return sum(one.bond for one in opened if self._is_open_and_ours(one))
 
     def _is_open_and_ours(self, demand: Demand) -> bool:
         return demand.is_open and demand.challenger == self.transactions.account

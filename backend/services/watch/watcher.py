@@ -199,15 +199,23 @@ class Watcher:
         self, operators: Sequence[Account]
     ) -> Iterator[tuple[Callable[[Account], Iterator[News]], Account]]:
         """Demands first, because an answer that comes too late costs stake; those on `own` again after slow
-        turns of others.
+        turns of others. The operators are then watched in the order of our open bonds on them, least first:
+        else one that withholds much takes all that is allowed, and whatever its answers free.
         """
         for operator in operators:
             if operator == self.own or (self.answers_for_all and not self._is_settled(operator)):
                 yield self._answer, operator
-        for operator in operators:
+        for operator in self._least_bound_first(operators):
             if self.own is not None and self._must_answer_again():
                 yield self._answer, self.own
             yield self._watch, operator
+
+    def _least_bound_first(self, operators: Sequence[Account]) -> Sequence[Account]:
+        if self.challenge is None:
+            return operators
+        with self.db.read() as tx:
+            bound = self.challenge.bound(tx.chain)
+        return sorted(operators, key=lambda one: bound.get(one, 0))
 
     def _is_turn_over(self) -> bool:
         return self.clock() > self._turn_ends_at

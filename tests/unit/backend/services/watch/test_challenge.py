@@ -215,6 +215,7 @@ def test_open_bonds_and_what_we_hold_bound_new_ones() -> None:
         transactions = FakeTransactions(money=money)
         view = FakeView([one, other], [demanded(one, 0), demanded(one, 1)])
         made = challenge(transactions=transactions, limit=limit)
+        assert made.bound(view) == {OPERATOR: 2 * BOND}
         news = names_of(made.demand(view, other, ((Tree.RECEIPTS, tuple(range(9))),)))
         assert news[-1] == "bond_limit"
         assert sum(len(keys_of(call)) for call in transactions.sent) == expected

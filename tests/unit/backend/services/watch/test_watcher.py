@@ -147,6 +147,10 @@ class FakeChallenge:
 
     def __init__(self) -> None:
         self.demanded: list[int] = []
+        self.bonds: dict[Account, int] = {}
+
+    def bound(self, view: object) -> dict[Account, int]:
+        return self.bonds
 
     def expire(self, *_: object) -> Iterator[News]:
         return iter(())
@@ -156,6 +160,17 @@ class FakeChallenge:
     def demand(self, view: object, batch: CommittedBatch, wanted: object) -> Iterator[News]:
         self.demanded.append(batch.number)
         return iter(())
+
+
+def test_operators_with_the_least_of_our_bond_are_watched_first() -> None:
+    """An old operator that withholds much would take all that its answers free, before the next turn."""
+    harness, challenge, seen = WatcherHarness("old", "next", "last"), FakeChallenge(), []
+    old, second, last = harness.newest
+    challenge.bonds = {old: 2, second: 1, last: 1}
+    harness.watcher.challenge = challenge  # type: ignore[assignment]
+    harness.watcher._watch = lambda operator: iter(seen.append(operator) or ())  # type: ignore[method-assign]
+    list(harness.watcher.run_once())
+    assert seen == [second, last, old]
 
 
 class SlowMarket:
