@@ -99,11 +99,12 @@ class TransactionStore:
         query = query.where(TransactionRow.state.in_((State.QUEUED, State.SENT)))
         return [_transaction(row) for row in self._session.scalars(query.order_by(TransactionRow.id))]
 
-    def unconfirmed(self, lane: Account, contract: str, function: str) -> list[ChainTransaction]:
-        """Transactions that are queued, sent, or mined in a block that may be replaced; oldest first."""
-        query = select(TransactionRow).filter_by(lane=lane, contract=contract, function=function)
-        query = query.where(TransactionRow.state.in_((State.QUEUED, State.SENT, State.MINED)))
-        return [_transaction(row) for row in self._session.scalars(query.order_by(TransactionRow.id))]
+    def is_on_its_way(self, lane: Account, contract: str, function: str, block: int) -> bool:
+        """Whether such a transaction is queued, sent, or in a block after this one, confirmed or not."""
+        query = select(TransactionRow.id).filter_by(lane=lane, contract=contract, function=function)
+        is_later = TransactionRow.block_number.is_(None) | (TransactionRow.block_number > block)
+        query = query.where(TransactionRow.state != State.FAILED, is_later)
+        return self._session.scalar(query.limit(1)) is not None
 
     def not_failed(self, lane: Account, contract: str, function: str) -> list[ChainTransaction]:
         """Transactions that had, or may still have, an effect on the chain; oldest first."""

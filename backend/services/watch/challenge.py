@@ -66,7 +66,11 @@ class Challenge:
         The bonds of all our demands count: nothing is demanded while the view does not show one of them.
         """
         fresh = self._fresh(view, batch, wanted)
-        if not fresh or self.transactions.is_on_its_way(view, "Disputes", "demand"):
+        if not fresh:
+            return
+        if self.transactions.is_on_its_way(view, "Disputes", "demand"):
+            text = f"{len(fresh)} leaves are not demanded now: an earlier demand is not mined, or not indexed"
+            yield news(batch, "pending", f"{text}. If that lasts, check the account's coin and the RPC")
             return
         budget = min(self.max_bond - sum(self.bound(view).values()), self.transactions.funds())
         num_left = len(fresh)

@@ -110,12 +110,11 @@ class WatcherTransactions:
         return ""
 
     def is_on_its_way(self, view: ChainView, contract: str, function: str) -> bool:
-        """Whether such a call is queued, sent, or mined in a block that the view does not show."""
+        """Whether such a call is queued, sent, or in a block that the view does not show."""
         cursor = view.cursor()
+        block = -1 if cursor is None else cursor.number
         with self._db.read() as tx:
-            found = tx.transactions.unconfirmed(self.account, contract, function)
-        blocks = [one.block_number for one in found]
-        return any(cursor is None or block is None or block > cursor.number for block in blocks)
+            return tx.transactions.is_on_its_way(self.account, contract, function, block)
 
     def send(self, calls: Sequence[Call], worth: int | None = 0) -> list[CallResult]:
         """Send the calls that succeed when each is estimated alone, and wait for all of them.

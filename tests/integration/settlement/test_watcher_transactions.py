@@ -143,8 +143,10 @@ def test_a_call_is_on_its_way_until_the_view_has_its_block(
         watcher.send([mint(1)])
         assert is_unseen_at(head + 1)
         mine(chain)
-    watcher.send_pending()
-    assert (is_unseen_at(head), is_unseen_at(head + 1)) == (True, False)
+    for _ in ("mined", "confirmed"):
+        watcher.send_pending()
+        assert (is_unseen_at(head), is_unseen_at(head + 1)) == (True, False)
+        mine(chain, CONFIRMATIONS)
 
 
 def test_bonds_leave_the_gas_of_some_transactions(chain: ChainClient, sqlite_database: Database) -> None:
