@@ -215,9 +215,9 @@ class ChainBatches:
         return list(self._session.scalars(query))
 
 
-def is_void() -> ColumnElement[bool]:
-    """Whether a void after the `BatchRow` of a query covers its number."""
-    return exists().where(_covers())
+def is_void(by_block: int | None = None) -> ColumnElement[bool]:
+    """Whether a void after the `BatchRow` of a query covers its number: one up to this block, or any."""
+    return exists().where(_covers(), *([] if by_block is None else [t.VoidRow.block_number <= by_block]))
 
 
 def _covers() -> ColumnElement[bool]:

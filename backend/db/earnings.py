@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import func, select, tuple_
+from sqlalchemy import func, not_, select, tuple_
 
 from backend.db.bulk import among, found_among, insert_all_absent, insert_tuples, table_of
+from backend.db.disputes import is_void
 from backend.db.mapping import from_row
+from backend.db.tables.chain import BatchRow
 from backend.db.tables.earnings import (
     AccountRow,
     CreditRow,
@@ -98,11 +100,17 @@ class EarningStore:
         """Row of the newest credit of the account that is stored; 0 if none is."""
         return self._session.scalar(select(func.max(CreditRow.id)).filter_by(account=account)) or 0
 
-    def operators(self, account: Account, newest: int) -> list[Account]:
-        """Operators whose batches, void ones included, credit the account by the rows up to this one."""
-        query = select(CreditRow.operator).where(CreditRow.account == account, CreditRow.id <= newest)
-        query = query.where(CreditRow.num_entries > 0).distinct().order_by(CreditRow.operator)
-        return [Account(operator) for operator in self._session.scalars(query)]
+    def operators(self, account: Account, newest: int, block: int) -> list[Account]:
+        """Operators whose batches, void ones included, credit the account by the rows up to this one. First
+        are those that credit it most by batches that no void up to this block covers.
+        """
+        own = (CreditRow.account == account) & (CreditRow.id <= newest) & (CreditRow.num_entries > 0)
+        known = self._session.scalars(select(CreditRow.operator).where(own).distinct())
+        query = select(CreditRow.operator, *summed(CreditRow.amount))
+        query = query.join(BatchRow, BatchRow.hash == CreditRow.batch_hash).where(own, not_(is_void(block)))
+        rows = self._session.execute(query.group_by(CreditRow.operator))
+        credited = {operator: joined(sums) for operator, *sums in rows}
+        return sorted(map(Account, known), key=lambda one: (-credited.get(one, 0), one))
 
     def entries(
         self,

@@ -56,22 +56,22 @@ def state_hash(tx: UnitOfWork) -> Hash32:
     return Hash32("0x" + digest.hexdigest())
 
 
-def committed(number: int, name: int) -> Event:
+def committed(number: int, name: int, operator: Account = OPERATOR) -> Event:
     header = {"number": number, "total": 10 * name}
-    args = {"operator": OPERATOR, "number": number, "batchHash": word(name), "header": header}
+    args = {"operator": operator, "number": number, "batchHash": word(name), "header": header}
     return "Settlement", "BatchCommitted", args
 
 
-def voided(first: int, last: int, name: int) -> Event:
+def voided(first: int, last: int, name: int, operator: Account = OPERATOR) -> Event:
     return (
         "Settlement",
         "BatchesVoided",
-        {"operator": OPERATOR, "first": first, "last": last, "batchHash": word(name)},
+        {"operator": operator, "first": first, "last": last, "batchHash": word(name)},
     )
 
 
-def final(number: int, name: int) -> Event:
-    args = {"operator": OPERATOR, "number": number, "batchHash": word(name), "finalTotal": 5}
+def final(number: int, name: int, operator: Account = OPERATOR) -> Event:
+    args = {"operator": operator, "number": number, "batchHash": word(name), "finalTotal": 5}
     return "Settlement", "BatchFinalised", args
 
 

@@ -32,22 +32,25 @@ MIN_RELAYED_UNITS = 10
 @dataclass(frozen=True, slots=True)
 class OperatorCursor:
     """A list continues after `operator`. The operators of the account's stored credits up to row `newest`
-    come first on all of its pages: credits that are stored meanwhile change no order.
+    come first on all of its pages, in the order of their sums without what was void at `block`: neither
+    credits that are stored meanwhile nor batches that are voided change any order.
     """
 
     newest: int
+    block: int
     operator: Account
 
     def __str__(self) -> str:
-        return f"{self.newest}:{self.operator}"
+        return f"{self.newest}:{self.block}:{self.operator}"
 
     @classmethod
     def parse(cls, text: str) -> Self:
         """Errors: ValueError."""
-        newest, operator = text.split(":")
-        if not 0 <= int(newest) < 1 << 63:
-            raise ValueError("no row of a credit")
-        return cls(int(newest), Account(operator))
+        *numbers, operator = text.split(":")
+        newest, block = map(int, numbers)
+        if not all(0 <= number < 1 << 63 for number in (newest, block)):
+            raise ValueError("no row of a credit, or no block")
+        return cls(newest, block, Account(operator))
 
 
 class NothingToClaim(Conflict):
@@ -113,14 +116,18 @@ class Claims:
         self, account: Account, after: OperatorCursor | None = None, limit: int = MAX_OPERATORS
     ) -> ClaimablePage:
         """What the account can claim from those of the next `limit` operators that credited it in a final
-        batch, or whose batches cannot be verified. First come those that are known to have credited it, then
-        all others in the order of their first batches.
+        batch, or whose batches cannot be verified. First come those that are known to have credited it, the
+        largest sum first, then all others in the order of their first batches.
 
         Errors: `InvalidInput` if no operator is the cursor's.
         """
         with self._db.read() as tx:
-            newest = tx.earnings.newest_credit(account) if after is None else after.newest
-            known = tx.earnings.operators(account, newest)
+            if after is None:
+                newest, cursor = tx.earnings.newest_credit(account), tx.chain.cursor()
+                block = 0 if cursor is None else cursor.number
+            else:
+                newest, block = after.newest, after.block
+            known = tx.earnings.operators(account, newest, block)
             operators = list(dict.fromkeys([*known, *tx.chain.newest_batches()]))
         start = 0 if after is None else _place(operators, after) + 1
         page = operators[start : start + limit]
@@ -131,7 +138,7 @@ class Claims:
         has_more = start + limit < len(operators)
         return ClaimablePage(
             tuple(one for one in found if one.cumulative or one.unverifiable),
-            OperatorCursor(newest, page[-1]) if has_more else None,
+            OperatorCursor(newest, block, page[-1]) if has_more else None,
         )
 
     def claimable_from(self, operator: Account, account: Account) -> Claimable:

@@ -9,13 +9,14 @@ import pytest
 from backend.domain.auth import Session
 from backend.domain.earnings import Credit, Earning, EarningFilter, EarningsBy, EarningSum
 from backend.domain.ids import DatanetId, ReceiptId, VersionId
+from tests.support.chain_events import ALICE, BOB, OPERATOR, committed, take_in, voided, word
 from tests.support.market import some_account, some_hash
 
 if TYPE_CHECKING:
     from backend.db.unit_of_work import Database
 
 NOW = datetime(2026, 5, 4, tzinfo=UTC)
-EARNER, OPERATOR = some_account("earner"), some_account("operator")
+EARNER = some_account("earner")
 FIRST, SECOND = some_hash("first batch"), some_hash("second batch")
 VERSIONS = [VersionId(some_hash(f"version {n}")) for n in range(2)]
 LARGE = 10**38
@@ -70,6 +71,21 @@ def test_credits_are_read_by_the_numbers_of_their_batches(database: Database) ->
                 assert found == sorted((n for n in numbers if newest - span < n <= until), reverse=True)
         assert not tx.earnings.credits(OPERATOR, OPERATOR, 10, 100)
         assert not tx.earnings.credits(EARNER, EARNER, 10, 100)
+
+
+def test_operators_that_credit_most_come_first_without_what_was_void_at_a_block(database: Database) -> None:
+    amounts = {1: (ALICE, LARGE), 2: (BOB, 2 * LARGE), 3: (OPERATOR, 2), 4: (OPERATOR, LARGE - 1)}
+    with database.begin() as tx:
+        take_in(tx, *(committed(name, name, operator) for name, (operator, _) in amounts.items()))
+        take_in(tx, voided(2, 2, 2, BOB))
+        for name, (operator, amount) in amounts.items():
+            own = [earning(0, amount)]
+            tx.earnings.add([(replace(credit(word(name), own), operator=operator), own)])
+    with database.read() as tx:
+        newest = tx.earnings.newest_credit(EARNER)
+        assert tx.earnings.operators(EARNER, newest, 1) == [BOB, OPERATOR, ALICE]
+        assert tx.earnings.operators(EARNER, newest, 2) == [OPERATOR, ALICE, BOB]
+        assert tx.earnings.operators(EARNER, newest - 1, 1) == [BOB, ALICE, OPERATOR]
 
 
 def test_a_part_of_a_batch_begins_after_a_place(database: Database) -> None:

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from backend.domain.batch import Header
+from backend.domain.earnings import Credit, Earning
 from backend.domain.errors import InvalidInput, Unavailable
-from backend.domain.ids import ZERO_HASH
+from backend.domain.ids import ZERO_HASH, ReceiptId, VersionId
 from backend.domain.money import AMOUNT, UNIT
 from backend.domain.registries import Operator
 from backend.domain.settlement import Claim
@@ -17,6 +18,7 @@ from backend.services.accounts.credit_walk import EarningsQuery
 from backend.services.audit.auditor import Auditor, WrongBatch
 from backend.services.audit.background import BackgroundAudits
 from backend.services.background import Background
+from tests.support.chain_events import ALICE, BOB, OPERATOR, committed, final, take_in, voided, word
 from tests.support.chain_view import batches_read
 from tests.support.market import some_account, some_hash
 from tests.support.relays import relays_of
@@ -27,7 +29,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
+    from backend.db.unit_of_work import Database
     from backend.domain.batch import OperatorLedger
+    from backend.domain.errors import DomainError
     from backend.domain.ids import Account
 
 
@@ -214,6 +218,30 @@ def test_a_page_verifies_its_own_operators_and_begins_with_those_that_credited_t
     assert pages[0].found[0] == harness.claims().claimable_from(honest, account)
 
 
+def test_a_void_during_a_walk_hides_and_repeats_no_operator(sqlite_database: Database) -> None:
+    account, operators = some_account("earner"), [ALICE, BOB, OPERATOR]
+    version = VersionId(word(0))
+    with sqlite_database.begin() as tx:
+        for n, operator in enumerate(operators, 1):
+            take_in(tx, committed(1, n, operator), final(1, n, operator), committed(2, 10 + n, operator))
+            entry = Earning(0, 0, 2, ReceiptId(word(n)), version, None, None, amount=n)
+            credit = Credit(account, operator, 2, word(10 + n), 0, num_entries=1, amount=n, balance=n)
+            tx.earnings.add([(credit, [entry])])
+
+    class NoData:
+        def follow(self, behind: Sequence[Account], **_: Any) -> dict[Account, DomainError]:
+            return {operator: Unavailable("its data is missing") for operator in behind}
+
+    unused: Any = None
+    claims = Claims(sqlite_database, NoData(), unused, unused)  # type: ignore[arg-type]
+    pages = [claims.claimable(account, limit=1)]
+    with sqlite_database.begin() as tx:
+        take_in(tx, voided(2, 2, 13, OPERATOR))
+    while rest := pages[-1].rest:
+        pages.append(claims.claimable(account, OperatorCursor.parse(str(rest)), limit=1))
+    assert [one.operator for page in pages for one in page.found] == [OPERATOR, BOB, ALICE]
+
+
 def test_operators_that_credit_the_account_during_a_walk_are_listed_once(harness: SettlementHarness) -> None:
     account, honest = some_account("treasury"), harness.market.operator
     finalise(harness, 12)
@@ -228,7 +256,7 @@ def test_operators_that_credit_the_account_during_a_walk_are_listed_once(harness
 
 def test_a_cursor_of_an_operator_without_a_batch_is_refused(harness: SettlementHarness) -> None:
     with pytest.raises(InvalidInput, match="omit `after`"):
-        harness.claims().claimable(some_account("a"), OperatorCursor(0, some_account("b")))
+        harness.claims().claimable(some_account("a"), OperatorCursor(0, 0, some_account("b")))
 
 
 @pytest.mark.parametrize("is_wrong", [False, True])
