@@ -30,9 +30,10 @@ BUSY_MILLISECONDS = 30_000
 """For which a statement waits for a lock."""
 SQLITE_BEGIN = "sqlite_begin"
 """Execution option: the statement that begins a transaction, BEGIN IMMEDIATE unless it is read-only."""
-POOL = {"pool_size": 10, "max_overflow": 20}
+POOL = {"pool_size": 8, "max_overflow": 17}
 """Connections of a process to PostgreSQL. The threads of API requests share them: each holds one for a
-transaction. Three API processes and the others stay below the 100 connections of PostgreSQL's default.
+transaction. Three API processes have 75 of the 97 that PostgreSQL's default allows roles that are no
+superusers, which leaves 22 to the other processes, backups and checks.
 """
 CONNECTION = {
     "connect_timeout": 10,  # seconds

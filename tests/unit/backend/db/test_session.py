@@ -26,6 +26,11 @@ def test_plain_postgresql_urls_mean_the_driver_we_ship() -> None:
     engine.dispose()
 
 
+def test_three_api_processes_leave_connections_of_postgresqls_default_to_the_others() -> None:
+    """It has 100, of which it keeps 3 for superusers; docs/services.md has the sum."""
+    assert 100 - 3 - 3 * sum(db_session.POOL.values()) == 7 + 15
+
+
 @pytest.mark.parametrize(
     "url", ["nonsense", "postgresql://market:se@cret@h/x", "postgresql://market:secret@h:secret/x"]
 )
