@@ -66,24 +66,15 @@ class Indexer:
 
         Errors: `ChainReplaced`, `Unavailable`, `RpcError`.
         """
-        cursor = self._cursor()
-        head = self._source.head().number
-        if self._is_counted:
-            HEAD_BLOCK.set(head)
-        target = head - self._confirmations
-        if cursor is not None and target < cursor.number:
-            return False  # a lagging node or a shorter fork: wait until it reaches our cursor
-        if cursor is not None and not self._is_canonical(cursor):
-            self._rewind(cursor)
-            return True
-        after = self._before_first if cursor is None else cursor.number
-        if target <= after:
-            return False
-        return self._advance(cursor, after + 1, target, head)
+        return self._step(self._head())
 
     def catch_up(self) -> None:
-        """Run steps until there is nothing to do."""
-        while self.run_once():
+        """Run steps up to the present head, less the confirmations. Errors: as of `run_once`.
+
+        Later blocks are left out: where they come faster than steps, there is always a new one.
+        """
+        head = self._head()
+        while self._step(head):
             pass
 
     def run(self, stop: threading.Event, poll_seconds: float = POLL_SECONDS) -> None:
@@ -100,6 +91,24 @@ class Indexer:
                 log.warning("indexer waits for the node: %s", error)
             if not is_busy:
                 stop.wait(poll_seconds)
+
+    def _head(self) -> int:
+        head = self._source.head().number
+        if self._is_counted:
+            HEAD_BLOCK.set(head)
+        return head
+
+    def _step(self, head: int) -> bool:
+        cursor, target = self._cursor(), head - self._confirmations
+        if cursor is not None and target < cursor.number:
+            return False  # a lagging node or a shorter fork: wait until it reaches our cursor
+        if cursor is not None and not self._is_canonical(cursor):
+            self._rewind(cursor)
+            return True
+        after = self._before_first if cursor is None else cursor.number
+        if target <= after:
+            return False
+        return self._advance(cursor, after + 1, target, head)
 
     def _cursor(self) -> BlockRef | None:
         with self._event_log() as event_log:

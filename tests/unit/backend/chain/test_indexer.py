@@ -139,6 +139,21 @@ def test_only_confirmed_blocks_are_read(memory: Database) -> None:
     assert num_events == chain.head().number - 2 - GENESIS + 1
 
 
+def test_catching_up_ends_where_blocks_come_faster_than_steps(memory: Database) -> None:
+    chain = FakeChain()
+    chain.mine(5)
+    at_first, head = chain.head(), chain.head
+
+    def ever_higher() -> BlockRef:
+        chain.mine()
+        assert head().number < 50
+        return head()
+
+    chain.head = ever_higher  # type: ignore[method-assign]
+    indexer(chain, memory).catch_up()
+    assert state(memory)[0] == chain.block(at_first.number + 1)
+
+
 def test_refused_ranges_are_halved_and_grow_again(memory: Database) -> None:
     chain = FakeChain(most_blocks=10)
     chain.mine(102)
@@ -284,7 +299,7 @@ def test_a_reorg_while_a_range_is_read_leaves_no_mixture(memory: Database) -> No
     def read_and_fork(first: int, last: int) -> list[ChainEvent]:
         events = read(first, last)
         chain.events = read  # type: ignore[method-assign]
-        chain.fork(depth=4, length=6)
+        chain.fork(depth=4, length=4)
         return events
 
     chain.events = read_and_fork  # type: ignore[method-assign]
@@ -305,7 +320,7 @@ def test_a_reorg_between_the_check_of_the_cursor_and_the_read_leaves_no_mixture(
         requested.append(number)
         if len(requested) == 2:
             chain.block = block  # type: ignore[method-assign]
-            chain.fork(depth=4, length=8)
+            chain.fork(depth=4, length=4)
         return block(number)
 
     chain.block = fork_before_the_end_of_the_range  # type: ignore[method-assign]
