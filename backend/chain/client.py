@@ -70,9 +70,9 @@ class ChainClient:
     def block(self, number: int) -> BlockRef | None:
         return self.node.block(number)
 
-    def parent(self, block: BlockRef) -> BlockRef:
-        """Errors: `Unavailable` if the node does not have it."""
-        return self.node.parent(block)
+    def blocks(self, first: int, last: int) -> list[BlockRef]:
+        """Blocks `first` to `last`. Errors: `RpcError` if the node does not have one of them."""
+        return self.node.blocks(first, last)
 
     def balance(self, account: Account) -> int:
         return self.node.balance(account)
@@ -112,11 +112,11 @@ class ChainClient:
         """
         return self._decoded(self.node.logs(self._indexed, first, last))
 
-    def block_events(self, block: BlockRef) -> list[ChainEvent]:
-        """Decoded events of the deployment in one block, by log index. Errors: `RpcError` if the node does
-        not have the block.
+    def block_events(self, blocks: Sequence[BlockRef]) -> list[list[ChainEvent]]:
+        """Decoded events of the deployment in each of the blocks, by log index. Errors: `RpcError` if the
+        node does not have one of the blocks.
         """
-        return self._decoded(self.node.block_logs(self._indexed, block.hash))
+        return list(map(self._decoded, self.node.block_logs(self._indexed, blocks)))
 
     def prepare(
         self, contract: str, function: str, *args: Any, sender: Account | None = None, value: int = 0

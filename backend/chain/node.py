@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
 
-from backend.chain.rpc import Rpc
+from backend.chain.rpc import Rpc, RpcError
 from backend.domain.chain import BlockRef
 from backend.domain.errors import Unavailable
-from backend.domain.ids import ZERO_ACCOUNT, ZERO_HASH, Account, Hash32
+from backend.domain.ids import ZERO_ACCOUNT, Account, Hash32
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
     from typing import Self
 
 
@@ -72,26 +72,32 @@ class Node:
     def block(self, number: int) -> BlockRef | None:
         return self._block(hex(number))
 
-    def parent(self, block: BlockRef) -> BlockRef:
-        """Errors: `Unavailable` if the node does not have it."""
-        if block.parent_hash != ZERO_HASH:
-            return self._required(block.parent_hash, "eth_getBlockByHash")
-        # Hardhat does not name the parents of empty blocks that it mines at once.
-        return self._required(hex(block.number - 1))
+    def blocks(self, first: int, last: int) -> list[BlockRef]:
+        """Blocks `first` to `last`. Errors: `RpcError` if the node does not have one of them."""
+        method, numbers = "eth_getBlockByNumber", range(first, last + 1)
+        found = self.rpc.batch(method, [(hex(number), False) for number in numbers])
+        if None in found:
+            raise RpcError(method, {"message": f"the node does not have block {first + found.index(None)}"})
+        return list(map(_block_ref, found))
 
     def logs(self, addresses: Iterable[Account], first: int, last: int) -> list[Log]:
         """Logs of these contracts in blocks `first` to `last`, by block and log index.
 
         A node may leave out the blocks that it does not have yet, without an error.
         """
-        return self._logs({"address": list(addresses), "fromBlock": hex(first), "toBlock": hex(last)})
+        query = {"address": list(addresses), "fromBlock": hex(first), "toBlock": hex(last)}
+        found = self.rpc.request("eth_getLogs", query)
+        return _sorted(_log(raw, self._timestamp(raw)) for raw in found if not raw.get("removed"))
 
-    def block_logs(self, addresses: Iterable[Account], block_hash: Hash32) -> list[Log]:
-        """Logs of these contracts in one block, by log index. Source: EIP-234.
+    def block_logs(self, addresses: Iterable[Account], blocks: Sequence[BlockRef]) -> list[list[Log]]:
+        """Logs of these contracts in each of the blocks, by log index. Source: EIP-234.
 
-        Errors: `RpcError` if the node does not have the block.
+        Errors: `RpcError` if the node does not have one of the blocks.
         """
-        return self._logs({"address": list(addresses), "blockHash": block_hash})
+        wanted = list(addresses)
+        queries = [({"address": wanted, "blockHash": block.hash},) for block in blocks]
+        found = zip(blocks, self.rpc.batch("eth_getLogs", queries), strict=True)
+        return [_sorted(_log(raw, block.timestamp) for raw in logs) for block, logs in found]
 
     def call(
         self,
@@ -186,11 +192,6 @@ class Node:
     def close(self) -> None:
         self.rpc.close()
 
-    def _logs(self, query: dict[str, Any]) -> list[Log]:
-        found = self.rpc.request("eth_getLogs", query)
-        logs = [_log(raw, self._timestamp(raw)) for raw in found if not raw.get("removed")]
-        return sorted(logs, key=lambda log: (log.block_number, log.log_index))
-
     def _timestamp(self, log: dict[str, Any]) -> int:
         # Newer nodes include it in the log; for others the block is read once.
         if "blockTimestamp" in log:
@@ -198,24 +199,23 @@ class Node:
         return self._block_timestamp(Hash32(log["blockHash"]))
 
     def _ask_timestamp(self, block_hash: Hash32) -> int:
-        return self._required(block_hash, "eth_getBlockByHash").timestamp
-
-    def _required(self, block: str, method: str = "eth_getBlockByNumber") -> BlockRef:
-        found = self._block(block, method)
-        if found is None:
-            raise Unavailable(f"the node at {self.rpc.name} does not have block {block}")
-        return found
+        block = self._block(block_hash, "eth_getBlockByHash")
+        if block is None:
+            raise Unavailable(f"the node at {self.rpc.name} does not have block {block_hash}")
+        return block.timestamp
 
     def _block(self, block: str, method: str = "eth_getBlockByNumber") -> BlockRef | None:
         raw = self.rpc.request(method, block, False)
-        if raw is None:
-            return None
-        return BlockRef(
-            number=int(raw["number"], 16),
-            hash=Hash32(raw["hash"]),
-            parent_hash=Hash32(raw["parentHash"]),
-            timestamp=int(raw["timestamp"], 16),
-        )
+        return None if raw is None else _block_ref(raw)
+
+
+def _block_ref(raw: dict[str, Any]) -> BlockRef:
+    return BlockRef(
+        number=int(raw["number"], 16),
+        hash=Hash32(raw["hash"]),
+        parent_hash=Hash32(raw["parentHash"]),
+        timestamp=int(raw["timestamp"], 16),
+    )
 
 
 def _call(to: Account, data: bytes, sender: Account | None, value: int = 0) -> dict[str, Any]:
@@ -229,6 +229,10 @@ def _is_by(transaction: dict[str, Any], account: Account, nonce: int) -> bool:
 
 def _bytes(text: str) -> bytes:
     return bytes.fromhex(text[2:])
+
+
+def _sorted(logs: Iterable[Log]) -> list[Log]:
+    return sorted(logs, key=lambda log: (log.block_number, log.log_index))
 
 
 def _log(raw: dict[str, Any], timestamp: int) -> Log:

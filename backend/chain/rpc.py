@@ -15,11 +15,13 @@ from backend.domain.errors import Unavailable
 from backend.metrics import RPC_REQUESTS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from web3.types import RPCEndpoint
 
 TIMEOUT_SECONDS = 30
+MAX_BATCH = 50
+"""Requests that are sent at once; many servers take 100 at most."""
 TRANSPORT_ERRORS = (requests.ConnectionError, requests.Timeout, requests.HTTPError)
 
 
@@ -46,8 +48,24 @@ def node_errors() -> Iterator[None]:
         raise Unavailable(f"the chain's node refuses: {error}") from error
 
 
+@contextmanager
+def _counted(method: str, count: int = 1) -> Iterator[None]:
+    """Count requests by their outcome."""
+    outcome = "unreachable"
+    try:
+        yield
+        outcome = "answered"
+    except RpcError:
+        outcome = "refused"
+        raise
+    finally:
+        RPC_REQUESTS.labels(method, outcome).inc(count)
+
+
 class Rpc:
-    """One endpoint. web3's provider retries transport errors; a response of the node is never retried."""
+    """One endpoint. web3's provider retries transport errors, but of batches; a response of the node is never
+    retried.
+    """
 
     def __init__(self, url: str, retries: int = 4, timeout_seconds: float = TIMEOUT_SECONDS) -> None:
         parts = urlsplit(url)
@@ -67,29 +85,50 @@ class Rpc:
 
     def request(self, method: str, *params: Any) -> Any:
         """Send a request. Errors: `RpcError` for an error object, `Unavailable` without a response."""
-        outcome = "unreachable"
-        try:
-            result = self._request(method, *params)
-            outcome = "answered"
-        except RpcError:
-            outcome = "refused"
-            raise
-        finally:
-            RPC_REQUESTS.labels(method, outcome).inc()
-        return result
+        with _counted(method):
+            sent = self._send(method, self._provider.make_request, cast("RPCEndpoint", method), params)
+            return self._result(method, sent)
 
-    def _request(self, method: str, *params: Any) -> Any:
+    def batch(self, method: str, params: Sequence[Sequence[Any]]) -> list[Any]:
+        """Send requests of one method, up to `MAX_BATCH` at once, and return the results in their order.
+
+        Errors: as of `request`; also `RpcError` for a server that refuses so many at once. One is sent alone.
+        """
+        if len(params) == 1:
+            return [self.request(method, *params[0])]
+        results: list[Any] = []
+        for start in range(0, len(params), MAX_BATCH):
+            with _counted(method, len(params[start : start + MAX_BATCH])):
+                results += self._batch(method, params[start : start + MAX_BATCH])
+        return results
+
+    def _batch(self, method: str, params: Sequence[Sequence[Any]]) -> list[Any]:
+        calls = [(cast("RPCEndpoint", method), each) for each in params]
+        responses = self._send(method, self._post_batch, calls)
+        if isinstance(responses, list) and len(responses) == len(params):
+            return [self._result(method, response) for response in responses]
+        self._result(method, responses)  # the error of the batch as a whole
+        raise self._not_json_rpc(method)
+
+    def _post_batch(self, calls: list[tuple[RPCEndpoint, Any]]) -> Any:
         try:
-            response = cast(
-                "dict[str, Any]", self._provider.make_request(cast("RPCEndpoint", method), params)
-            )
+            return self._provider.make_batch_request(calls)
+        except requests.HTTPError as error:  # as some servers refuse so many requests at once
+            return {"error": {"message": f"HTTP status {getattr(error.response, 'status_code', '')}"}}
+
+    def _send(self, method: str, send: Callable[..., Any], *call: Any) -> Any:
+        try:
+            return send(*call)
         except TRANSPORT_ERRORS as error:
             raise Unavailable(
                 f"the chain's RPC at {self.name} is not reachable; is the node running?",
                 details={"method": method, "reason": type(error).__name__},
             ) from error
-        except (ValueError, Web3ValueError) as error:
+        # web3 sorts the responses of a batch, whatever they are.
+        except (AttributeError, TypeError, ValueError, Web3ValueError) as error:
             raise self._not_json_rpc(method) from error
+
+    def _result(self, method: str, response: Any) -> Any:
         if not isinstance(response, dict) or not response.keys() & {"error", "result"}:
             raise self._not_json_rpc(method)
         if response.get("error"):

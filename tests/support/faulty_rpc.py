@@ -268,14 +268,18 @@ def serving(chain: AnyChain, faults: Faults) -> Iterator[str]:
         protocol_version = "HTTP/1.1"
         disable_nagle_algorithm = True  # header and body are two packets
 
+        @staticmethod
+        def _answered(call: dict[str, Any]) -> dict[str, Any]:
+            method = call["method"]
+            faults.take_in(method)
+            result = faults.pass_on(method, chain.answer(method, call["params"]))
+            return {"jsonrpc": "2.0", "id": call["id"], "result": result}
+
         def do_POST(self) -> None:
             call = json.loads(self.rfile.read(int(self.headers["content-length"])))
             try:
-                faults.take_in(call["method"])
-                result = faults.pass_on(call["method"], chain.answer(call["method"], call["params"]))
-                answer = Answer(
-                    200, json.dumps({"jsonrpc": "2.0", "id": call["id"], "result": result}).encode()
-                )
+                answered = list(map(self._answered, call)) if isinstance(call, list) else self._answered(call)
+                answer = Answer(200, json.dumps(answered).encode())
             except Answer as fault:
                 answer = fault
             if not answer.status:

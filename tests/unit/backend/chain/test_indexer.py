@@ -22,7 +22,7 @@ from tests.support.chain_events import state_hash
 from tests.support.databases import chain_database
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from contextlib import AbstractContextManager
 
     from backend.db.event_log import EventLog
@@ -73,8 +73,8 @@ class FakeChain:
     def block(self, number: int) -> BlockRef | None:
         return self._blocks[number] if 0 <= number < len(self._blocks) else None
 
-    def parent(self, block: BlockRef) -> BlockRef:
-        return next(one for one in self._blocks if one.hash == block.parent_hash)
+    def blocks(self, first: int, last: int) -> list[BlockRef]:
+        return self._blocks[first : last + 1]
 
     def events(self, first: int, last: int) -> list[ChainEvent]:
         self.requested_sizes.append(last - first + 1)
@@ -82,10 +82,10 @@ class FakeChain:
             raise RuntimeError("query returned more than 10000 results")
         return [_staked(block) for block in self._known()[first : last + 1]]
 
-    def block_events(self, block: BlockRef) -> list[ChainEvent]:
-        if block not in self._known():
+    def block_events(self, blocks: Sequence[BlockRef]) -> list[list[ChainEvent]]:
+        if set(blocks) - set(self._known()):
             raise RpcError("eth_getLogs", {"message": "unknown block"})
-        return [_staked(block)]
+        return [[_staked(block)] for block in blocks]
 
     def _known(self) -> list[BlockRef]:
         return self._blocks[: len(self._blocks) - self.num_missing]
@@ -198,6 +198,35 @@ def test_logs_of_blocks_that_a_node_does_not_have_are_waited_for(memory: Databas
         following.catch_up()
     assert state(memory)[0] == chain.block(chain.head().number - num_missing)
     chain.num_missing = 0
+    following.catch_up()
+    assert state(memory)[1:] == replayed(chain)
+
+
+def test_the_newest_blocks_are_read_together(memory: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("backend.chain.indexer.NEWEST_BLOCKS", 50)
+    chain = FakeChain()
+    chain.mine(49)
+    sizes, read = [], chain.block_events
+
+    def counted(blocks: Sequence[BlockRef]) -> list[list[ChainEvent]]:
+        sizes.append(len(blocks))
+        return read(blocks)
+
+    chain.block_events = counted  # type: ignore[method-assign]
+    indexer(chain, memory).catch_up()
+    assert sizes == [50]
+
+
+def test_newest_blocks_that_do_not_follow_each_other_are_not_indexed(memory: Database) -> None:
+    chain, other = FakeChain(), FakeChain()
+    other._count = 1_000
+    for one in (chain, other):
+        one.mine(6)
+    following, blocks = indexer(chain, memory), chain.blocks
+    chain.blocks = other.blocks  # type: ignore[method-assign]
+    with pytest.raises(Unavailable, match="contradicts itself about the parent of block"):
+        following.catch_up()
+    chain.blocks = blocks  # type: ignore[method-assign]
     following.catch_up()
     assert state(memory)[1:] == replayed(chain)
 

@@ -30,6 +30,60 @@ def test_responses_that_are_not_json_rpc_are_errors(body: bytes) -> None:
         rpc.close()
 
 
+def _batch(status: int, body: bytes) -> list[Any]:
+    """The results of two requests whose answer is this."""
+    faults = Faults(0, 0)
+    faults.pass_on = lambda *_: _raise(Answer(status, body))  # type: ignore[method-assign]
+    with serving(HonestChain(0), faults) as url:
+        rpc = Rpc(url, retries=1)
+        try:
+            return rpc.batch("eth_getBlockByNumber", [("0x0", False), ("0x1", False)])
+        finally:
+            rpc.close()
+
+
+def test_the_results_of_a_batch_are_in_the_order_of_its_requests() -> None:
+    assert _batch(200, b'[{"id": 1, "result": "second"}, {"id": 0, "result": null}]') == [None, "second"]
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "error"),
+    [
+        (200, b'[{"id": 0, "result": 7}, {"id": 1, "error": {"message": "unknown block"}}]', "unknown block"),
+        (200, b'{"id": null, "error": {"message": "batch too large"}}', "batch too large"),
+        (413, b"", "HTTP status 413"),
+    ],
+    ids=["one request", "the batch", "the batch by its HTTP status"],
+)
+def test_a_refused_request_of_a_batch_is_an_error(status: int, body: bytes, error: str) -> None:
+    with pytest.raises(RpcError, match=error):
+        _batch(status, body)
+
+
+@pytest.mark.parametrize(
+    "body", [b"7", b"[]", b"[7, 8]", b'[{"id": 0, "result": 7}]', b'{"id": 0, "result": 7}']
+)
+def test_a_batch_without_a_response_to_each_request_is_an_error(body: bytes) -> None:
+    with pytest.raises(Unavailable, match="does not speak JSON-RPC"):
+        _batch(200, body)
+
+
+def test_a_long_batch_is_sent_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("backend.chain.rpc.MAX_BATCH", 2)
+    chain = HonestChain(0)
+    chain.mine(3)
+    with serving(chain, Faults(0, 0)) as url:
+        node = Node.connect(url)
+        sizes: list[int] = []
+        send = node.rpc._post_batch
+        monkeypatch.setattr(node.rpc, "_post_batch", lambda calls: sizes.append(len(calls)) or send(calls))
+        assert node.blocks(0, 4) == [node.block(number) for number in range(5)]
+        assert sizes == [2, 2, 1]
+        with pytest.raises(RpcError, match="does not have block 5"):
+            node.blocks(4, 6)
+        node.close()
+
+
 @pytest.mark.parametrize(
     "history",
     [None, [], {"reward": 7}, {"reward": [[]]}, {"reward": [["0x1", "0x2"]]}, {"reward": [[None]]}, "0x"],
