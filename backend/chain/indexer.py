@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from backend.domain.deployment import Deployment
     from backend.ports.chain import EventLog
 
+    _Read = tuple[BlockRef, list[ChainEvent]]
+    """The last block of a range, and the range's events."""
+
 log = logging.getLogger(__name__)
 
 FIRST_RANGE, MAX_RANGE = 100, 5_000
@@ -132,26 +135,31 @@ class Indexer:
         read = self._read_newest
         if first <= head - NEWEST_BLOCKS:
             read, target = self._read_range, min(target, head - NEWEST_BLOCKS)
-        last = self._block(min(first + self._range - 1, target))
-        events = self._try(read, first, last)
+        last = min(first + self._range - 1, target)
+        found = self._try(read, first, last)
+        if found is None:
+            return last > first
+        end, events = found
         # The events are of one fork only if both ends of the range are canonical after reading too.
-        is_stable = events is not None and self._is_canonical(last)
-        if not is_stable or not (cursor is None or self._is_canonical(cursor)):
+        again = self._source.block(last)
+        if again is None or again.hash != end.hash or not (cursor is None or self._is_canonical(cursor)):
             return True
         with self._event_log() as event_log:
             if event_log.locked_cursor() == cursor:  # else another indexer was faster
-                event_log.append(events or [], last)
+                event_log.append(events, end)
         if self._is_counted:
-            INDEXED_EVENTS.inc(len(events or ()))
+            INDEXED_EVENTS.inc(len(events))
         return True
 
-    def _read_range(self, first: int, last: BlockRef) -> list[ChainEvent]:
-        events = self._source.events(first, last.number)
-        _check_consistent(events, first, last)
-        return events
+    def _read_range(self, first: int, last: int) -> _Read:
+        end = self._block(last)
+        events = self._source.events(first, last)
+        _check_consistent(events, first, end)
+        return end, events
 
-    def _read_newest(self, first: int, last: BlockRef) -> list[ChainEvent]:
-        blocks = [*self._source.blocks(first, last.number - 1), last]
+    def _read_newest(self, first: int, last: int) -> _Read:
+        """Errors: `RpcError` if the node does not have all of the blocks."""
+        blocks = self._source.blocks(first, last)
         for parent, block in pairwise(blocks):
             # Hardhat does not name the parents of empty blocks that it mines at once.
             if block.parent_hash not in {parent.hash, ZERO_HASH}:
@@ -160,23 +168,25 @@ class Indexer:
         for block, found in zip(blocks, self._source.block_events(blocks), strict=True):
             _check_consistent(found, block.number, block)
             events += found
-        return events
+        return blocks[-1], events
 
-    def _try(
-        self, read: Callable[[int, BlockRef], list[ChainEvent]], first: int, last: BlockRef
-    ) -> list[ChainEvent] | None:
-        """Events of the range; None if the node refuses so many blocks.
+    def _try(self, read: Callable[[int, int], _Read], first: int, last: int) -> _Read | None:
+        """Last block and events of the range; None if the node refuses so many blocks, or a newest one, which
+        it does not have yet: another node behind the same address may have named the head.
 
         A refusal halves the next range, a whole range that succeeds doubles it.
         """
         started = self._clock()
         try:
-            events = read(first, last)
+            end, events = read(first, last)
         except Exception as error:
-            num_blocks = last.number - first + 1
+            num_blocks = last - first + 1
             self._range = max(num_blocks // 2, 1)
             if isinstance(error, DomainError):
                 raise
+            if num_blocks == 1 and read == self._read_newest and isinstance(error, RpcError):
+                log.warning("the node does not have block %d yet, or refuses its logs: %s", first, error)
+                return None
             if num_blocks == 1:
                 raise Unavailable(f"the node refuses the logs of block {first}: {error}") from error
             log.info("node refuses %d blocks: %s", num_blocks, error)
@@ -184,13 +194,13 @@ class Indexer:
         is_slow = self._clock() - started > SLOW_SECONDS
         if is_slow or len(events) > MANY_EVENTS:
             self._range = max(self._range // 2, 1)
-        elif last.number - first + 1 < self._range:
+        elif last - first + 1 < self._range:
             self._range = min(
                 self._range, FIRST_RANGE
             )  # at the head: the next range may be one after an outage
         else:
             self._range = min(self._range * 2, MAX_RANGE)
-        return events
+        return end, events
 
     def _rewind(self, cursor: BlockRef) -> None:
         with self._event_log() as event_log:

@@ -74,6 +74,8 @@ class FakeChain:
         return self._blocks[number] if 0 <= number < len(self._blocks) else None
 
     def blocks(self, first: int, last: int) -> list[BlockRef]:
+        if last >= len(self._blocks):
+            raise RpcError("eth_getBlockByNumber", {"message": f"no block {last}"})
         return self._blocks[first : last + 1]
 
     def events(self, first: int, last: int) -> list[ChainEvent]:
@@ -189,16 +191,51 @@ def test_a_node_without_indexed_blocks_is_waited_for(memory: Database, has: Call
 
 
 @pytest.mark.parametrize("num_missing", [1, 2])
-def test_logs_of_blocks_that_a_node_does_not_have_are_waited_for(memory: Database, num_missing: int) -> None:
+def test_logs_of_blocks_that_a_node_does_not_have_are_waited_for(
+    memory: Database, num_missing: int, caplog: pytest.LogCaptureFixture
+) -> None:
     chain = FakeChain()
     chain.mine(6)
     chain.num_missing = num_missing
-    following = indexer(chain, memory)
-    with pytest.raises(Unavailable, match="unknown block"):
-        following.catch_up()
-    assert state(memory)[0] == chain.block(chain.head().number - num_missing)
+    following, first = indexer(chain, memory), chain.head().number - num_missing + 1
+    following.catch_up()
+    assert f"block {first} yet, or refuses its logs: eth_getLogs: unknown block" in caplog.text
+    assert state(memory)[0] == chain.block(first - 1)
     chain.num_missing = 0
     following.catch_up()
+    assert state(memory)[1:] == replayed(chain)
+
+
+def test_newest_blocks_that_a_node_does_not_have_are_waited_for(memory: Database) -> None:
+    """Another node behind the same address names the head."""
+    chain = FakeChain()
+    following = indexer(chain, memory)
+    following.catch_up()
+    chain.mine(2)
+    head = chain.head()
+    chain.fork(depth=1, length=0)
+    chain.head = lambda: head  # type: ignore[method-assign]
+    following.catch_up()
+    assert state(memory)[0] == chain.block(head.number - 1)
+    del chain.head
+    chain.mine()
+    following.catch_up()
+    assert state(memory)[1:] == replayed(chain)
+
+
+def test_a_newest_block_that_a_node_does_not_have_any_more_is_read_again(memory: Database) -> None:
+    chain = FakeChain()
+    block, newest = chain.block, chain.head().number
+
+    def lacking_once(number: int) -> BlockRef | None:
+        if number != newest:
+            return block(number)
+        chain.block = block  # type: ignore[method-assign]
+        return None
+
+    chain.block = lacking_once  # type: ignore[method-assign]
+    indexer(chain, memory).catch_up()
+    assert state(memory)[0] == chain.head()
     assert state(memory)[1:] == replayed(chain)
 
 
@@ -223,7 +260,7 @@ def test_newest_blocks_that_do_not_follow_each_other_are_not_indexed(memory: Dat
     for one in (chain, other):
         one.mine(6)
     following, blocks = indexer(chain, memory), chain.blocks
-    chain.blocks = other.blocks  # type: ignore[method-assign]
+    chain.blocks = lambda first, last: [*other.blocks(first, last - 1), chain.head()]  # type: ignore[method-assign]
     with pytest.raises(Unavailable, match="contradicts itself about the parent of block"):
         following.catch_up()
     chain.blocks = blocks  # type: ignore[method-assign]
@@ -342,20 +379,15 @@ def test_a_reorg_between_the_check_of_the_cursor_and_the_read_leaves_no_mixture(
     chain.mine(6)
     indexer(chain, memory).catch_up()
     chain.mine(2)
-    block = chain.block
-    requested: list[int] = []
+    blocks = chain.blocks
 
-    def fork_before_the_end_of_the_range(number: int) -> BlockRef | None:
-        requested.append(number)
-        if len(requested) == 2:
-            chain.block = block  # type: ignore[method-assign]
-            chain.fork(depth=4, length=4)
-        return block(number)
+    def fork_before_the_read(first: int, last: int) -> list[BlockRef]:
+        chain.blocks = blocks  # type: ignore[method-assign]
+        chain.fork(depth=4, length=4)
+        return blocks(first, last)
 
-    chain.block = fork_before_the_end_of_the_range  # type: ignore[method-assign]
-    cursor, last = chain.head().number - 2, chain.head().number
+    chain.blocks = fork_before_the_read  # type: ignore[method-assign]
     indexer(chain, memory).catch_up()
-    assert requested == [cursor, last]
     assert state(memory)[1:] == replayed(chain)
 
 
@@ -407,7 +439,7 @@ UNWELL = [Unavailable("no node"), RpcError("eth_getBlockByNumber", {"message": "
 
 
 @pytest.mark.parametrize("error", UNWELL)
-@pytest.mark.parametrize("call", ["check", "head", "block"])
+@pytest.mark.parametrize("call", ["check", "head", "block", "blocks"])
 def test_the_indexer_waits_for_an_unavailable_node(memory: Database, call: str, error: Exception) -> None:
     chain = FakeChain()
     chain.mine(3)
