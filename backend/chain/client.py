@@ -10,6 +10,8 @@ from backend.chain.node import Node
 from backend.chain.rpc import RpcError
 from backend.chain.transactions import TX_GAS_CAP, call_error, current_gas_price
 from backend.domain.chain import ChainEvent, ChainReplaced, Reverted
+from backend.domain.deployment import LOCAL_CHAIN_ID
+from backend.domain.errors import Unavailable
 from backend.domain.transactions import SIGNED_CALL_GAS_CAP, SIGNED_CALLS, PreparedTransaction, as_json
 
 if TYPE_CHECKING:
@@ -114,7 +116,7 @@ class ChainClient:
 
     def block_events(self, blocks: Sequence[BlockRef]) -> list[list[ChainEvent]]:
         """Decoded events of the deployment in each of the blocks, by log index. Errors: `RpcError` if the
-        node does not have one of the blocks.
+        node does not have one of the blocks, as long as it passes `check_block_logs`.
         """
         return list(map(self._decoded, self.node.block_logs(self._indexed, blocks)))
 
@@ -184,6 +186,16 @@ class ChainClient:
         if block is None or block.hash != expected.block_hash:
             block_hash = "missing" if block is None else block.hash
             raise self._replaced(f"block {expected.block_number} is {block_hash}, not {expected.block_hash}")
+
+    def check_block_logs(self) -> None:
+        """Errors: `Unavailable` if the node is of a kind that hides that it does not have a block. The local
+        chain has one node, which has all blocks.
+        """
+        if self.chain_id != LOCAL_CHAIN_ID and not self.node.refuses_unknown_blocks():
+            raise Unavailable(
+                f"the node at {self.node.rpc.name} answers for the logs of a block that it does not have: "
+                "events would be lost while it is behind. Upgrade it, or set another LORALEDGER_RPC_URL"
+            )
 
     def close(self) -> None:
         self.node.close()

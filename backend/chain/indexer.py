@@ -65,6 +65,7 @@ class Indexer:
         self._clock = clock
         self._is_counted = is_counted
         self._range = FIRST_RANGE
+        self._are_logs_checked = False
 
     def run_once(self) -> bool:
         """Roll back dropped blocks, or else index the next range. Returns False if there is nothing to do.
@@ -159,6 +160,9 @@ class Indexer:
 
     def _read_newest(self, first: int, last: int) -> _Read:
         """Errors: `RpcError` if the node does not have all of the blocks."""
+        if not self._are_logs_checked:
+            self._source.check_block_logs()
+            self._are_logs_checked = True
         blocks = self._source.blocks(first, last)
         for parent, block in pairwise(blocks):
             # Hardhat does not name the parents of empty blocks that it mines at once.

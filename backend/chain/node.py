@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from typing import Self
 
+UNKNOWN_BLOCK = Hash32("0x" + 32 * "5a")
+"""A hash that no block has."""
+
 
 @dataclass(frozen=True, slots=True)
 class Log:
@@ -98,6 +101,14 @@ class Node:
         queries = [({"address": wanted, "blockHash": block.hash},) for block in blocks]
         found = zip(blocks, self.rpc.batch("eth_getLogs", queries), strict=True)
         return [_sorted(_log(raw, block.timestamp) for raw in logs) for block, logs in found]
+
+    def refuses_unknown_blocks(self) -> bool:
+        """Whether the node has an error for the logs of a block that it does not have. Source: EIP-234."""
+        try:
+            self.rpc.request("eth_getLogs", {"blockHash": UNKNOWN_BLOCK})
+        except RpcError:
+            return True
+        return False
 
     def call(
         self,

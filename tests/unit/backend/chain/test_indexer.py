@@ -49,6 +49,8 @@ class FakeChain:
         self.num_missing = 0
         """Newest blocks whose logs are asked from a node that does not have them."""
         self.is_replaced = False
+        self.is_hiding = False
+        """Whether it answers for the logs of unknown blocks."""
         self.mine(GENESIS + 1)
 
     def mine(self, count: int = 1) -> None:
@@ -95,6 +97,10 @@ class FakeChain:
     def check(self) -> None:
         if self.is_replaced:
             raise ChainReplaced("another chain")
+
+    def check_block_logs(self) -> None:
+        if self.is_hiding:
+            raise Unavailable("upgrade it")
 
 
 def _staked(block: BlockRef) -> ChainEvent:
@@ -252,6 +258,19 @@ def test_the_newest_blocks_are_read_together(memory: Database, monkeypatch: pyte
     chain.block_events = counted  # type: ignore[method-assign]
     indexer(chain, memory).catch_up()
     assert sizes == [50]
+
+
+def test_a_node_that_answers_for_unknown_blocks_is_not_asked_for_the_newest(memory: Database) -> None:
+    chain = FakeChain()
+    chain.mine(6)
+    chain.is_hiding = True
+    following = indexer(chain, memory)
+    with pytest.raises(Unavailable, match="upgrade it"):
+        following.catch_up()
+    assert state(memory)[0] == chain.block(chain.head().number - 2)
+    chain.is_hiding = False
+    following.catch_up()
+    assert state(memory)[1:] == replayed(chain)
 
 
 def test_newest_blocks_that_do_not_follow_each_other_are_not_indexed(memory: Database) -> None:

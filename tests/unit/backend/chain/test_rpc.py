@@ -1,13 +1,19 @@
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from backend.chain.client import ChainClient
 from backend.chain.node import Node
 from backend.chain.rpc import Rpc, RpcError
+from backend.domain.deployment import LOCAL_CHAIN_ID, Deployment
 from backend.domain.errors import Unavailable
 from tests.support.faulty_rpc import Answer, Faults, HonestChain, serving
+from tests.support.market import some_hash
+
+if TYPE_CHECKING:
+    from tests.support.faulty_rpc import AnyChain
 
 
 def test_messages_name_the_node_without_the_keys_in_its_url() -> None:
@@ -82,6 +88,26 @@ def test_a_long_batch_is_sent_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
         with pytest.raises(RpcError, match="does not have block 5"):
             node.blocks(4, 6)
         node.close()
+
+
+@pytest.mark.parametrize("logs", [[], None])
+def test_a_public_node_that_answers_for_unknown_blocks_is_refused(logs: object) -> None:
+    class Hiding:
+        def answer(self, _method: str, _params: list[Any]) -> object:
+            return logs
+
+    def check(chain: AnyChain, chain_id: int) -> None:
+        with serving(chain, Faults(0, 0)) as url:
+            client = ChainClient.connect(url, Deployment(chain_id, 1, some_hash("block"), {}))
+            try:
+                client.check_block_logs()
+            finally:
+                client.close()
+
+    check(HonestChain(0), 1)
+    check(Hiding(), LOCAL_CHAIN_ID)
+    with pytest.raises(Unavailable, match="logs of a block that it does not have"):
+        check(Hiding(), 1)
 
 
 @pytest.mark.parametrize(
