@@ -109,6 +109,7 @@ class Sender:
         self._metrics_due_at = self._relays_due_at = 0.0
         self._checked: dict[Account, tuple[int, int]] = {}
         """Lane -> its next transaction and the block at which its fees were checked last."""
+        self._warned: set[tuple[str, int]] = set()
 
     def run_once(self) -> None:
         """Check on the transactions that were sent, then send the queued ones. Errors: `Unavailable`."""
@@ -143,7 +144,7 @@ class Sender:
     # --- sent transactions ---
 
     def _check_sent(self, signer: TransactionSigner) -> int:
-        """Returns the number of transactions whose nonces are used by unknown ones."""
+        """Returns the number of unmined transactions whose nonces are used by unknown ones."""
         lane, head = signer.account, self._node.head()
         confirmed_nonce = self._node.num_transactions(lane, max(head.number - self._confirmations, 0))
         with self._queue() as queue:
@@ -158,7 +159,8 @@ class Sender:
             if tx_receipt is not None:
                 self._record(signer, transaction, tx_receipt, head)
             elif transaction.nonce < confirmed_nonce:
-                num_lost += not self._handle_used_nonce(signer, transaction, head)
+                is_handled = self._handle_used_nonce(signer, transaction, head)
+                num_lost += not (is_handled or transaction.is_mined)
             else:
                 if transaction.is_mined:
                     self._mark_unmined(signer, transaction)
@@ -213,10 +215,8 @@ class Sender:
         except RpcError as error:
             if head.number - near < NEW_BLOCKS:
                 raise
-            log.warning(
-                "nonce %d of transaction %d was used, and only an archive node can tell by which: %s",
-                *(transaction.nonce, transaction.id, error),
-            )
+            text = "transaction %d: its nonce %d was used, and only an archive node can tell by which: %s"
+            self._warn_once(text, transaction.id, transaction.nonce, error)
             return False
         if other is None or other in hashes_of(transaction):
             return True
@@ -244,7 +244,7 @@ class Sender:
         unmined: Sequence[OpenTransaction],
         head: BlockRef,
         ceiling: int,
-        num_used: int,
+        confirmed_nonce: int,
     ) -> None:
         """Keep unmined transactions in the pool, up to the first that it refuses: those behind it cannot be
         mined before it. The lane's next one is replaced when it is stuck, at `ceiling` at most.
@@ -257,7 +257,7 @@ class Sender:
         for transaction in unmined:
             is_next = transaction is unmined[0] and not transaction.is_mined
             if is_next and self._is_stuck(signer.account, transaction, head):
-                self._fill_gap(signer, transaction, head, fees(), num_used)
+                self._fill_gap(signer, transaction, head, fees(), confirmed_nonce)
                 is_pooled = self._replace(signer, transaction, head, ceiling, fees())
             else:
                 is_pooled = transaction in given_up or self._push(transaction, fees)
@@ -303,11 +303,12 @@ class Sender:
         transaction: OpenTransaction,
         head: BlockRef,
         fees: Fees,
-        num_used: int,
+        confirmed_nonce: int,
     ) -> None:
-        """Use the nonces before the transaction's that no pooled transaction uses, from `num_used` on."""
+        """Use the nonces from the confirmed one to the transaction's that no pooled transaction uses."""
         lane = signer.account
-        missing = range(max(self._node.num_transactions(lane), num_used), transaction.nonce)[:MAX_UNMINED]
+        first = max(self._node.num_transactions(lane), confirmed_nonce)
+        missing = range(first, transaction.nonce)[:MAX_UNMINED]
         gas = self._client.filler_gas(lane) if missing else 0
         with self._locked(signer, transaction) as queue:
             if queue is None:
@@ -402,7 +403,9 @@ class Sender:
             except NotRun as error:
                 if transaction.value < self._node.balance(signer.account):
                     raise
-                log.warning("transaction %d waits for %d wei: %s", transaction.id, transaction.value, error)
+                self._warn_once(
+                    "transaction %d waits for %d wei: %s", transaction.id, transaction.value, error
+                )
                 passed.append(transaction.id)
                 continue
             except Unavailable:
@@ -492,6 +495,12 @@ class Sender:
                 _count(transaction, "refused")
 
     # --- both ---
+
+    def _warn_once(self, text: str, transaction: int, *args: object) -> None:
+        """Log a warning about a transaction once, and not four times a second."""
+        if (text, transaction) not in self._warned:
+            self._warned.add((text, transaction))
+            log.warning(text, transaction, *args)
 
     def _call(self, transaction: ChainTransaction | OpenTransaction) -> tuple[Account, bytes, int]:
         """Receiver, call data and value."""

@@ -293,7 +293,10 @@ def test_a_used_nonce_that_the_node_cannot_look_up_stops_no_other_call(
 
 
 def test_a_call_with_more_value_than_the_account_has_lets_others_pass(
-    chain: ChainClient, sqlite_database: Database, monkeypatch: pytest.MonkeyPatch
+    chain: ChainClient,
+    sqlite_database: Database,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """A call behind it that reverts may depend on it, and waits too."""
     estimate = chain.estimate_gas
@@ -307,9 +310,12 @@ def test_a_call_with_more_value_than_the_account_has_lets_others_pass(
     dear = enqueue(sqlite_database, "a", value=10**30)
     dependent = enqueue(sqlite_database, "b", "Parameters", "pauseCommits", 1)
     other = enqueue(sqlite_database, "c")
-    sender(chain, sqlite_database).run_once()
+    sending = sender(chain, sqlite_database)
+    sending.run_once()
     states = [state(sqlite_database, each).state for each in (dear, dependent, other)]
     assert states == [TransactionState.QUEUED, TransactionState.QUEUED, TransactionState.SENT]
+    sending.run_once()
+    assert caplog.text.count(f"transaction {dear} waits for") == 1
 
 
 def test_two_senders_that_find_the_same_used_nonce_send_the_call_once(

@@ -11,7 +11,7 @@ from backend.chain.keys import local_account
 from backend.chain.lanes import FEE_CEILING
 from backend.chain.node import Fees
 from backend.chain.rpc import RpcError
-from backend.chain.sender import STUCK_BLOCKS, Sender
+from backend.chain.sender import NEW_BLOCKS, STUCK_BLOCKS, Sender
 from backend.domain.chain import Reverted
 from backend.domain.errors import Unavailable
 from backend.domain.money import COIN, GWEI
@@ -105,6 +105,35 @@ def test_nonces_that_a_node_behind_does_not_count_are_not_sent_again(
     )
     lane.run(3)
     assert lane.state(over) == TransactionState.CONFIRMED
+
+
+def test_a_call_behind_an_unmined_one_waits_where_a_mined_one_cannot_be_looked_up(
+    lane: Lane, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It may depend on the unmined one, so that its revert now is no reason to refuse it."""
+    lost, node = lane.queue(), lane.node
+    lane.sender.run_once()
+    node.mine()
+    lane.sender.run_once()
+    node.mine(NEW_BLOCKS)
+    node.is_forwarding = False
+
+    def pruned(*_: object) -> None:
+        raise RpcError("eth_getTransactionCount", {"message": "missing trie node"})
+
+    def reverting(*_: object) -> int:
+        raise Reverted("not yet")
+
+    monkeypatch.setattr("backend.chain.sender.find_by_nonce", pruned)
+    monkeypatch.setattr(node, "tx_receipt", lambda _: None)
+    sent = lane.queue()
+    lane.sender.run_once()
+    monkeypatch.setattr(FakeClient, "estimate_gas", reverting)
+    dependent = lane.queue()
+    lane.sender.run_once()
+    states = [lane.state(each) for each in (lost, sent, dependent)]
+    assert states == [TransactionState.MINED, TransactionState.SENT, TransactionState.QUEUED]
+    assert caplog.text.count(f"transaction {lost}: its nonce 0 was used, and only an archive node") == 1
 
 
 def test_an_account_without_coin_offers_no_more_and_goes_on_once_it_has_enough(lane: Lane) -> None:
