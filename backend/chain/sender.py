@@ -85,7 +85,8 @@ class Sender:
 
     `signers` returns the signer of a lane, or None if another process has that key. Calls that are relayed
     for others wait while those of 24 hours could cost more than `relay_budget` wei; None: no limit. The
-    balance of `account` is in the metrics also while it sends nothing.
+    balance of `account` is in the metrics also while it sends nothing; to name it may take an answer of a
+    remote signer.
     """
 
     def __init__(
@@ -96,7 +97,7 @@ class Sender:
         confirmations: int,
         stuck_blocks: int = STUCK_BLOCKS,
         relay_budget: int | None = None,
-        account: Account | None = None,
+        account: Callable[[], Account | None] = lambda: None,
     ) -> None:
         self._client = client
         self._node = client.node
@@ -132,12 +133,11 @@ class Sender:
             stop.wait(poll_seconds)
 
     def _update_gas_metrics(self, lanes: set[Account]) -> None:
-        accounts = lanes if self._account is None else lanes | {self._account}
         now = time.monotonic()
-        if not accounts or now < self._metrics_due_at:
+        if now < self._metrics_due_at:
             return
         self._metrics_due_at = now + GAS_METRICS_SECONDS
-        for account in accounts:
+        for account in filter(None, lanes | {self._account()}):
             ACCOUNT_WEI.labels(account).set(self._node.balance(account))
         GAS_PRICE_WEI.set(self._node.fees().max_fee)
 

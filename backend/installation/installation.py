@@ -80,9 +80,14 @@ class Installation(Resources):
     def sender(self) -> Sender:
         from backend.chain.sender import Sender
 
-        confirmations, budget = self.settings.confirmations, self.relay_budget
-        queue, signers, account = self.database.send_queue, self.signer_of, self.operator_account
-        return Sender(self.chain, queue, signers, confirmations, relay_budget=budget, account=account)
+        return Sender(
+            self.chain,
+            self.database.send_queue,
+            self.signer_of,
+            self.settings.confirmations,
+            relay_budget=self.relay_budget,
+            account=lambda: self.operator_account,
+        )
 
     @cached_property
     def relay_budget(self) -> int | None:

@@ -188,7 +188,10 @@ class Resources:
 
     @property
     def operator_account(self) -> Account | None:
-        """None without the operator's key, which an installation that only watches does not have."""
+        """None without the operator's key, which an installation that only watches does not have.
+
+        Errors: `Unavailable` if a remote signer has to name it and does not answer.
+        """
         try:
             return self.operator.account
         except (InvalidInput, NotFound):

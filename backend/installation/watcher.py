@@ -120,7 +120,7 @@ def _transactions(
     limits = GasLimits(settings.watch_max_gas, settings.watch_max_gas_price * GWEI)
     signers = {signer.account: signer}
     queue, confirmations = db.send_queue, settings.confirmations
-    sender = Sender(installation.chain, queue, signers.get, confirmations, account=signer.account)
+    sender = Sender(installation.chain, queue, signers.get, confirmations, account=lambda: signer.account)
     return WatcherTransactions(
         db, installation.chain, signer.account, sender.run_once, limits, stop, num_kept
     )

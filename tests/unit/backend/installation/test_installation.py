@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 from prometheus_client import REGISTRY
 
-from backend.domain.errors import InvalidInput, NotFound
+from backend.domain.errors import InvalidInput, NotFound, Unavailable
 from backend.engine.replicas import Replicas
 from backend.installation.base_model import BaseModelInfo, check_distinct
 from backend.installation.installation import Installation
@@ -18,6 +18,8 @@ from tests.support.market import some_account, some_hash
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from backend.domain.ids import Account
 
 TINY = BaseModelInfo("tiny", some_hash("tiny"), "/models/tiny")
 
@@ -63,6 +65,25 @@ def test_the_operators_balance_is_in_the_metrics_while_it_sends_nothing(tmp_path
     }
     installation.sender.run_once()
     assert REGISTRY.get_sample_value("loraledger_account_wei", {"sender": account}) == 7
+
+
+def test_a_sender_whose_remote_signer_is_down_starts_and_waits_for_it(tmp_path: Path) -> None:
+    class Away:
+        @property
+        def account(self) -> Account:
+            raise Unavailable("the signer does not answer")
+
+    installation = Installation(Settings(home=tmp_path))
+    installation.__dict__ |= {
+        "chain": SimpleNamespace(node=None),
+        "database": SimpleNamespace(send_queue=lambda: nullcontext(SimpleNamespace(lanes=list))),
+        "operator": Away(),
+        "relay_budget": None,
+    }
+    sender = installation.sender
+    with pytest.raises(Unavailable, match="does not answer"):
+        sender.run_once()
+    sender.run_once()  # without a question to the signer at each pass
 
 
 def test_urls_of_servers_are_checked() -> None:
