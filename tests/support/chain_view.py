@@ -186,9 +186,6 @@ class FakeChainView(BatchViews):
         found = self.channels.get(channel)
         return self.settled_lines.get(channel, found.collected if found else 0)
 
-    def claims(self, account: Account) -> list[Claim]:
-        return []
-
     def open_demands(self, operator: Account) -> list[Demand]:
         return [found for found in self.demanded if found.operator == operator]
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import httpx
@@ -44,9 +44,11 @@ PROGRAM = Path(__file__).with_name("counting_process.py")
 
 
 @pytest.fixture
-def counts(database: Database) -> RateCounts:
+def counts(database: Database) -> Iterator[RateCounts]:
     """Those of an installation on SQLite and on PostgreSQL."""
-    return SharedCounts(database) if database.is_shared else MemoryCounts()
+    yield SharedCounts(database) if database.is_shared else MemoryCounts()
+    pool: Any = database.engine.pool
+    wait_for(lambda: not pool.checkedout())  # the API counts an answer's tokens once it has sent them
 
 
 @pytest.fixture
