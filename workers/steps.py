@@ -25,7 +25,7 @@ from workers.inspection import InspectionFailed
 from workers.sweeps import run_sweeps
 from workers.training.dataset import sha256_of, write_rows
 from workers.training.disk_full import disk_full_error
-from workers.training.folders import home_id
+from workers.training.folders import home_id, remove_incomplete
 from workers.training.spec import (
     ADAPTER,
     CHECKPOINTS,
@@ -108,6 +108,7 @@ class Steps:
             if current is None:
                 return
             leased, heartbeat = current
+            self._require_space()
             if leased.job.imported is not None:
                 self._validate_import(leased, leased.job.imported, heartbeat)
                 return
@@ -117,6 +118,7 @@ class Steps:
     def train(self, job_id: str) -> None:
         with self._lease(job_id, Step.TRAIN) as current:
             if current is not None:
+                self._require_space()
                 self._train(*current)
 
     def publish(self, job_id: str) -> None:
@@ -126,11 +128,7 @@ class Steps:
                 self._publish(current[0])
 
     def run(self, step: Step, job_id: str) -> None:
-        """Run a step. On a full disk only publication is tried: the others are offered again."""
         run_sweeps(self._options.sweeps)
-        if step is not Step.PUBLISH and DiskSpace(self._options.home, LEAST_FREE_BYTES).left < 0:
-            log.warning("%s has too little free space to %s %s", self._options.home, step, job_id)
-            return
         {Step.VALIDATE: self.validate, Step.TRAIN: self.train, Step.PUBLISH: self.publish}[step](job_id)
 
     def publish_results(self, *, are_imported: bool) -> None:
@@ -140,6 +138,10 @@ class Steps:
         for job_id in self._leases.unpublished(are_imported=are_imported):
             if not self._stopping.is_set():
                 self.publish(job_id)
+
+    def _require_space(self) -> None:
+        """Errors: `DiskFull`. Publication needs little space, and then the job's folder can be removed."""
+        DiskSpace(self._options.home, LEAST_FREE_BYTES).require()
 
     def _publish(self, leased: LeasedJob) -> None:
         folder = self._folder(leased.job)
@@ -272,8 +274,11 @@ class Steps:
             TASKS.labels(step.value, outcome).observe(time.monotonic() - started)
 
     def _record_failure(self, leased: LeasedJob, error: Exception) -> None:
+        folder = self._options.home / leased.job.id
         try:
-            failure = disk_full_error(error, self._options.home / leased.job.id) or error
+            failure = disk_full_error(error, folder) or error
+            if isinstance(failure, DiskFull):
+                remove_incomplete(folder)
             if _is_outage(failure, leased.job.step):
                 self._leases.wait(leased, str(failure))
             elif isinstance(failure, DomainError) and not isinstance(failure, Unavailable):

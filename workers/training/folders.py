@@ -7,13 +7,13 @@ import json
 import logging
 import secrets
 import shutil
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING, Protocol
 
 from backend.domain.errors import NotFound
 from backend.services.train.transitions import utc_now
-from workers.training.spec import write_json
+from workers.training.spec import CHECKPOINTS, COMPLETE, draft_of, write_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -76,6 +76,19 @@ def _is_expired(jobs: Jobs, job_id: str, before: datetime) -> bool:
     except NotFound:
         return False
     return finished_at is not None and finished_at < before
+
+
+def remove_incomplete(folder: Path) -> None:
+    """Remove from a job's folder what a process that ended early was writing: checkpoints without a mark, and
+    the draft of the adapter. On a full disk no next process may start, which would do so. A locked folder is
+    left alone.
+    """
+    with suppress(OSError), lock_folder(folder, waits=False):
+        unmarked = (
+            path for path in (folder / CHECKPOINTS).glob("checkpoint-*") if not (path / COMPLETE).exists()
+        )
+        for path in (*unmarked, draft_of(folder)):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def _remove(folder: Path) -> bool:

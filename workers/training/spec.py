@@ -112,9 +112,14 @@ class VerificationSpec:
         return cls(**json.loads((folder / VERIFICATION_FILE).read_bytes()))
 
 
+def draft_of(folder: Path) -> Path:
+    """Where a job's adapter is written."""
+    return folder / f"{ADAPTER}.partial"
+
+
 def adapter_draft(folder: Path) -> Path:
     """A new folder that `write_result` publishes. What a killed process left there is deleted."""
-    draft = folder / f"{ADAPTER}.partial"
+    draft = draft_of(folder)
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir()
     return draft

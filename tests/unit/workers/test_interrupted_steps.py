@@ -13,12 +13,13 @@ from backend.domain.content import ContentCorrupt, ContentMissing
 from backend.domain.errors import Unavailable
 from backend.domain.training import JobState, Step
 from backend.services.contribute.snapshot import ContributionWithdrawn
-from backend.services.train.leases import MAX_ATTEMPTS, Leases
+from backend.services.train.leases import MAX_ATTEMPTS, MAX_OUTAGE, Leases
+from backend.services.train.transitions import MAX_REDELIVERY_SECONDS
 from tests.unit.workers.steps_harness import DONE, StepsHarness, state
 from tests.unit.workers.support import CREATOR
 from workers.inspection import InspectionFailed
 from workers.training.folders import home_id
-from workers.training.spec import ADAPTER, ROWS_FILE
+from workers.training.spec import ADAPTER, CHECKPOINTS, COMPLETE, ROWS_FILE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -86,7 +87,31 @@ def test_a_worker_without_space_only_publishes(
     harness.run(trained.id, Step.PUBLISH)
     harness.run(fresh.id, Step.VALIDATE)
     assert state(harness, trained.id) is JobState.SUCCEEDED
-    assert harness.jobs.training.get(fresh.id) == fresh
+    assert harness.jobs.events(fresh)[-1].kind == "retry"
+    while not harness.jobs.training.get(fresh.id).is_over:
+        harness.jobs.wait(MAX_REDELIVERY_SECONDS)
+        harness.run(fresh.id, Step.VALIDATE)
+    failed = harness.jobs.training.get(fresh.id)
+    assert failed.finished_at is not None
+    assert failed.finished_at - fresh.created_at == MAX_OUTAGE
+    assert failed.error is not None
+    assert "disk" in failed.error["message"]
+
+
+def test_a_job_that_fills_the_disk_frees_what_it_cannot_use(harness: StepsHarness) -> None:
+    job = harness.jobs.job()
+    harness.program = f"""
+home = pathlib.Path(sys.argv[1])
+for name in ('checkpoints/checkpoint-2', 'checkpoints/checkpoint-4', '{ADAPTER}.partial'):
+    (home / name).mkdir(parents=True)
+(home / 'checkpoints/checkpoint-2/{COMPLETE}').touch()
+say('failed', code='disk_full', message='the disk is full')
+"""
+    harness.run(job.id, Step.VALIDATE, Step.TRAIN)
+    folder = harness.folder / job.id
+    assert [path.name for path in (folder / CHECKPOINTS).iterdir()] == ["checkpoint-2"]
+    assert not (folder / f"{ADAPTER}.partial").exists()
+    assert (folder / ROWS_FILE).exists()
 
 
 def test_content_that_is_missing_at_validation_fails_the_job(harness: StepsHarness) -> None:
