@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import tempfile
 from dataclasses import asdict, dataclass, replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,7 +26,6 @@ from backend.services.train.transitions import utc_now
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from datetime import datetime
 
     from backend.db.unit_of_work import Database, UnitOfWork
     from backend.domain.ids import Account, Cid, VersionId
@@ -41,6 +40,8 @@ if TYPE_CHECKING:
 _REGISTRY = "AdapterRegistry"
 UNREGISTERED_FOR = timedelta(days=7)
 """How long the folder of an import is kept that no version names: free imports would fill the disk."""
+REGISTRABLE_FOR = UNREGISTERED_FOR - timedelta(days=1)
+"""How long such an import can be registered: a prepared registration then has a day to reach the chain."""
 
 
 class NotPublished(Conflict):
@@ -119,10 +120,10 @@ class Publication:
 
     def record(self, job: TrainingJob, listing: Listing, *, accepts_worse: bool = False) -> VersionRecord:
         """Errors: `NotPublished`; `NoBetterThanBase` unless `accepts_worse`."""
-        if job.state is JobState.SUCCEEDED and job.cid is None:
+        if job.state is JobState.SUCCEEDED and (job.cid is None or self._is_due(job)):
             raise NotPublished(
-                f"the folder of {job.id} was deleted, because it was not registered within "
-                f"{UNREGISTERED_FOR.days} days: import the adapter again"
+                f"{job.id} was not registered within {REGISTRABLE_FOR.days} days of its publication, and its "
+                f"folder is deleted after {UNREGISTERED_FOR.days}: import the adapter again"
             )
         if job.state is not JobState.SUCCEEDED or job.result is None or job.cid is None:
             raise NotPublished(
@@ -147,6 +148,12 @@ class Publication:
             operator_ppm=listing.operator_ppm,
             creator_ppm=listing.creator_ppm,
         )
+
+    def _is_due(self, job: TrainingJob) -> bool:
+        """Whether the folder of an import may be deleted before a registration of it is on the chain."""
+        if job.imported is None or job.version_id is not None or job.finished_at is None:
+            return False
+        return self._clock() - job.finished_at > REGISTRABLE_FOR
 
     def prepare(
         self,
@@ -205,11 +212,13 @@ class Publication:
         return their number. It may be killed at any point.
         """
         with self._db.read() as tx:
-            expired = [
-                job
-                for job in tx.training.unregistered_imports(self._clock() - UNREGISTERED_FOR)
-                if not _is_named(tx, job)
-            ]
+            head = tx.chain.cursor()  # first: the versions may then be newer
+            if head is None:
+                return 0
+            # A version may be on the chain and not indexed yet.
+            indexed_until = min(self._clock(), datetime.fromtimestamp(head.timestamp, UTC))
+            published = tx.training.unregistered_imports(indexed_until - UNREGISTERED_FOR)
+            expired = [job for job in published if not _is_named(tx, job)]
         if expired:  # each deletion reads what is stored
             self._store.forget(*{job.cid for job in expired if job.cid is not None})
         for job in expired:

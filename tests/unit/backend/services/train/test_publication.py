@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from backend.db.tables.chain import VersionRow
+from backend.db.tables.chain import CheckpointRow, VersionRow
 from backend.domain.adapter_files import MAX_BYTES
 from backend.domain.content import ContentCorrupt, cid_digest
 from backend.domain.errors import Forbidden, InvalidInput, NotFound
@@ -20,6 +21,7 @@ from backend.services.contribute.transfers import Transfers
 from backend.services.market.screening import Screening
 from backend.services.train.imported import ImportedAdapters
 from backend.services.train.publication import (
+    REGISTRABLE_FOR,
     UNREGISTERED_FOR,
     Listing,
     NoBetterThanBase,
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
     from backend.domain.training import TrainingJob
 
 LISTING = Listing("python-docs", 2_000_000, 4_000_000, 200_000, 300_000)
+SECOND = timedelta(seconds=1)
 SKETCH = bytes(range(64)) * 4  # two layers
 WORSE = TrainingResult(
     RESULT.adapter_digest, RESULT.base_model, {"eval_loss_base": 2.0, "eval_loss_adapter": 2.0}
@@ -101,6 +104,15 @@ class PublicationHarness:
         with self.jobs.database.begin() as tx:
             tx.session.merge(version_row(version, record, block))
         return version
+
+    def forget(self, after: timedelta, lag: timedelta = timedelta()) -> int:
+        """Forget unregistered imports when so much time has passed and the index of the chain is so old."""
+        self.jobs.wait(after.total_seconds())
+        head = CheckpointRow(number=9, hash="0x" + "09" * 32, parent_hash="0x" + "08" * 32)
+        head.timestamp = int((self.jobs.now - lag).timestamp())
+        with self.jobs.database.begin() as tx:
+            tx.session.merge(head)
+        return self.publication.forget_unregistered()
 
     def list_elsewhere(self, creator: Account) -> str:
         """Register the same weights for another creator, in another folder."""
@@ -245,10 +257,8 @@ def test_the_registration_of_an_adapter_from_elsewhere_is_noticed(harness: Publi
 
 def test_an_import_that_is_not_registered_within_a_week_is_deleted(harness: PublicationHarness) -> None:
     job = harness.publish_import()
-    harness.jobs.wait(UNREGISTERED_FOR.total_seconds())
-    assert harness.publication.forget_unregistered() == 0
-    harness.jobs.wait(1)
-    assert harness.publication.forget_unregistered() == 1
+    assert harness.forget(UNREGISTERED_FOR) == 0
+    assert harness.forget(SECOND) == 1
     assert job.cid is not None
     assert not harness.store.has(job.cid)
     assert harness.publication.forget_unregistered() == 0
@@ -256,16 +266,38 @@ def test_an_import_that_is_not_registered_within_a_week_is_deleted(harness: Publ
         harness.publication.prepare(job.id, CREATOR, LISTING)
 
 
+def test_no_registration_is_prepared_that_may_come_after_the_deletion(harness: PublicationHarness) -> None:
+    job, registered, trained = harness.publish_import(), harness.publish_import(), harness.publish()
+    with harness.jobs.database.begin() as tx:
+        tx.training.save(replace(registered, version_id=harness.jobs.version()))
+    harness.jobs.wait(REGISTRABLE_FOR.total_seconds())
+    harness.publication.prepare(job.id, CREATOR, LISTING)
+    harness.jobs.wait(1)
+    with pytest.raises(NotPublished, match="import the adapter again"):
+        harness.publication.prepare(job.id, CREATOR, LISTING)
+    for other in (registered, trained):
+        harness.publication.prepare(other.id, CREATOR, LISTING)
+
+
+def test_an_import_stays_while_its_registration_may_not_be_indexed(harness: PublicationHarness) -> None:
+    job = harness.publish_import()
+    harness.jobs.wait(2 * UNREGISTERED_FOR.total_seconds())
+    assert harness.publication.forget_unregistered() == 0  # nothing is indexed
+    assert harness.forget(SECOND, lag=UNREGISTERED_FOR + SECOND) == 0
+    assert job.cid is not None
+    assert harness.store.has(job.cid)
+    assert harness.forget(SECOND) == 1
+
+
 def test_the_folder_of_an_import_stays_while_a_version_or_a_later_import_has_it(
     harness: PublicationHarness,
 ) -> None:
     job = harness.publish_import()
-    harness.jobs.wait(UNREGISTERED_FOR.total_seconds() + 1)
+    harness.jobs.wait((UNREGISTERED_FOR + SECOND).total_seconds())
     again = harness.publish_import()
-    assert harness.publication.forget_unregistered() == 0
+    assert harness.forget(timedelta()) == 0
     harness.confirm(again)  # recorded for neither of them yet
-    harness.jobs.wait(UNREGISTERED_FOR.total_seconds() + 1)
-    assert harness.publication.forget_unregistered() == 0
+    assert harness.forget(UNREGISTERED_FOR + SECOND) == 0
     assert job.cid is not None
     assert harness.store.has(job.cid)
 
