@@ -148,6 +148,13 @@ class TrainingStore:
         rows = self._session.scalars(query.order_by(TrainingEventRow.seq).limit(limit))
         return [_event(row) for row in rows]
 
+    def newest_event(self, job_id: str, kinds: Collection[str]) -> JobEvent | None:
+        """The job's last event of these kinds."""
+        row = TrainingEventRow
+        query = select(row).where(row.job_id == job_id, row.kind.in_(kinds))
+        found = self._session.scalar(query.order_by(row.seq.desc()).limit(1))
+        return None if found is None else _event(found)
+
     def checkpoints(self, job_id: str, limit: int, after_step: int | None = None) -> list[JobEvent]:
         """Checkpoint events, newest first; those that follow the checkpoint of a step. Errors: `NotFound`."""
         row = TrainingEventRow

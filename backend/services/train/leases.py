@@ -296,10 +296,10 @@ def _results(tx: UnitOfWork, job: TrainingJob) -> list[JobEvent]:
 
 def _waiting_since(tx: UnitOfWork, job: TrainingJob) -> datetime | None:
     """When the job's present outage began; None if it has come further since the last one."""
-    newest = tx.training.events(job.id, 0, None, {"dataset", "checkpoint", "result", "retry"})[-1:]
-    return next(
-        (datetime.fromisoformat(event.data["since"]) for event in newest if "since" in event.data), None
-    )
+    newest = tx.training.newest_event(job.id, {"dataset", "checkpoint", "result", "retry"})
+    if newest is None or "since" not in newest.data:
+        return None
+    return datetime.fromisoformat(newest.data["since"])
 
 
 def _check_rows(tx: UnitOfWork, job: TrainingJob, dataset: Dataset) -> None:

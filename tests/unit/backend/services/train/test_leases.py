@@ -8,7 +8,9 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import pytest
+from sqlalchemy import event
 
+from backend.db.tables.training import TrainingEventRow
 from backend.domain.training import (
     JobState,
     Step,
@@ -207,6 +209,20 @@ def test_a_second_outage_after_a_checkpoint_is_waited_for_anew(harness: JobHarne
     assert again is not None
     harness.leases.record_event(again, "checkpoint", {"step": 1})
     assert waits(harness, again, timedelta(seconds=1)) == [RETRY_SECONDS]
+
+
+def test_a_step_that_waits_reads_one_event_of_its_job(harness: JobHarness) -> None:
+    held = harness.create_leased()
+    for step in range(1, 9):
+        harness.leases.record_event(held, "checkpoint", {"step": step})
+    read: list[object] = []
+    count = lambda row, _: read.append(row)  # noqa: E731
+    event.listen(TrainingEventRow, "load", count)
+    try:
+        harness.leases.wait(held, "the block store is away")
+    finally:
+        event.remove(TrainingEventRow, "load", count)
+    assert len(read) == 1
 
 
 def test_a_missing_adapter_is_asked_for_with_growing_pauses(harness: JobHarness) -> None:
