@@ -48,6 +48,10 @@ with another job's step, or its machine be down.
 """
 MAX_OUTAGE = timedelta(hours=24)
 """How long a step waits for a part of the installation that is away before the job fails."""
+MAX_UNTRIED = timedelta(seconds=3 * MAX_REDELIVERY_SECONDS)
+"""Time without an attempt after which another outage begins: the workers were busy or down, so that nobody
+knows whether the last one went on.
+"""
 RETRY_SECONDS = 2
 """The shortest pause between two attempts."""
 _COVER_BY_STATE = {JobState.QUEUED: uncovered_payment, JobState.RUNNING: uncovered_charge}
@@ -166,11 +170,12 @@ class Leases:
     def wait(self, leased: LeasedJob, reason: str) -> None:
         """End the lease because a part of the installation is away, such as the block store. The attempt does
         not count: the step is retried after `RETRY_SECONDS`, then at doubling intervals up to
-        `MAX_REDELIVERY_SECONDS`. Fail the job if this lasts for `MAX_OUTAGE`.
+        `MAX_REDELIVERY_SECONDS`. Fail the job if this lasts for `MAX_OUTAGE`, without a pause of more than
+        `MAX_UNTRIED` between two attempts.
         """
         now = self._clock()
         with self._locked(leased) as (tx, job):
-            since = _waiting_since(tx, job) or now
+            since = _waiting_since(tx, leased.job) or now
             waited = now - since
             if waited >= MAX_OUTAGE:
                 fail(tx, job, _outage_too_long(reason), now)
@@ -295,9 +300,12 @@ def _results(tx: UnitOfWork, job: TrainingJob) -> list[JobEvent]:
 
 
 def _waiting_since(tx: UnitOfWork, job: TrainingJob) -> datetime | None:
-    """When the job's present outage began; None if it has come further since the last one."""
+    """When the job's present outage began; None if it has come further since the last one, or was not tried
+    for `MAX_UNTRIED`. `job`: as it was when the lease began.
+    """
     newest = tx.training.newest_event(job.id, {"dataset", "checkpoint", "result", "retry"})
-    if newest is None or "since" not in newest.data:
+    tried_at = job.lease.heartbeat_at
+    if newest is None or "since" not in newest.data or tried_at is None or tried_at - newest.at > MAX_UNTRIED:
         return None
     return datetime.fromisoformat(newest.data["since"])
 

@@ -211,6 +211,26 @@ def test_a_second_outage_after_a_checkpoint_is_waited_for_anew(harness: JobHarne
     assert waits(harness, again, timedelta(seconds=1)) == [RETRY_SECONDS]
 
 
+@pytest.mark.parametrize(
+    ("untried", "trying", "last"),
+    [
+        (MAX_OUTAGE, timedelta(), JobState.VALIDATING),  # its worker was busy with another job
+        (timedelta(seconds=MAX_REDELIVERY_SECONDS), MAX_OUTAGE, JobState.FAILED),
+    ],
+)
+def test_time_without_an_attempt_is_no_outage(
+    harness: JobHarness, untried: timedelta, trying: timedelta, last: JobState
+) -> None:
+    held = harness.create_leased()
+    harness.leases.wait(held, "the disk is full")
+    harness.wait(untried.total_seconds())
+    again = harness.leases.acquire(held.job.id, Step.VALIDATE)
+    assert again is not None
+    harness.wait(trying.total_seconds())
+    harness.leases.wait(again, "the disk is full")
+    assert harness.training.get(held.job.id).state is last
+
+
 def test_a_step_that_waits_reads_one_event_of_its_job(harness: JobHarness) -> None:
     held = harness.create_leased()
     for step in range(1, 9):
