@@ -17,6 +17,7 @@ from backend.domain.errors import Conflict, DiskFull, DomainError, NotFound, Una
 from backend.domain.training import Step, TrainingResult
 from backend.domain.training_payment import charged_tokens
 from backend.metrics import CHARGED_TOKENS, CHARGED_UNITS, TASKS
+from backend.services.contribute.snapshot import ContributionWithdrawn
 from backend.services.train.leases import LeaseLost
 from backend.services.train.parents import merge_snapshots, reject_parent
 from workers.heartbeat import Heartbeat
@@ -279,7 +280,7 @@ class Steps:
             failure = disk_full_error(error, folder) or error
             if isinstance(failure, DiskFull):
                 remove_incomplete(folder)
-            if _is_outage(failure, leased.job.step):
+            if _is_outage(failure, leased):
                 self._leases.wait(leased, str(failure))
             elif isinstance(failure, DomainError) and not isinstance(failure, Unavailable):
                 self._leases.fail(
@@ -301,15 +302,19 @@ def _has_begun(job: TrainingJob, folder: Path) -> bool:
     return sha256_of(rows) == job.dataset.digest
 
 
-def _is_outage(error: Exception, step: Step | None) -> bool:
+def _is_outage(error: Exception, leased: LeasedJob) -> bool:
     """Whether a part of the installation is away, or a disk full. Validation has read all content, so what a
-    later step does not find, or finds damaged, is the store's fault.
+    later step does not find, or finds damaged, is the store's fault. The rows of a job with a checkpoint are
+    in the folder of the worker that began it, which goes on after a withdrawal.
     """
     if isinstance(error, DiskFull):
         return True
-    if step is Step.VALIDATE or isinstance(error, InspectionFailed):  # such an adapter may kill each process
+    if isinstance(error, ContributionWithdrawn):
+        return leased.furthest_step > 0
+    if isinstance(error, InspectionFailed):  # such an adapter may kill each process
         return False
-    return isinstance(error, Unavailable | ContentMissing | ContentCorrupt)
+    is_validated = leased.job.step is not Step.VALIDATE
+    return is_validated and isinstance(error, Unavailable | ContentMissing | ContentCorrupt)
 
 
 def _count_charge(job: TrainingJob) -> None:

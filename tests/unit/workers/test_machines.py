@@ -13,6 +13,7 @@ import pytest
 
 from backend.domain.errors import Unavailable
 from backend.domain.training import JobState, Step
+from backend.services.contribute.snapshot import ContributionWithdrawn
 from backend.services.contribute.transfers import Transfers
 from backend.services.train.imported import ImportedAdapters
 from backend.services.train.leases import MAX_ATTEMPTS, RESULT_WAIT
@@ -80,20 +81,21 @@ class Machine:
     def __init__(self, market: Market, name: str, queues: Sequence[str]) -> None:
         self.home = market.folder / name / "training"
         self.market = market
+        self.rows = InMemoryRows(letter_rows())
+        self.program = DONE
         self.steps = self._steps()
         self._queues = queues
 
     def _steps(self) -> Steps:
         def command(folder: Path) -> list[str]:
-            return [sys.executable, "-c", SAY + DONE, str(folder)]
+            return [sys.executable, "-c", SAY + self.program, str(folder)]
 
         market, cache = self.market, self.home / "cache"
         sweep = partial(sweep_folders, self.home, market.jobs.training, lambda: market.jobs.now)
         options = TrainerOptions(
             self.home, cache, 1, {BASE.digest: ""}, command, transfers=market.transfers, sweeps=[sweep]
         )
-        rows, screening = InMemoryRows(letter_rows()), FakeScreening()
-        return Steps(market.jobs.leases, rows, screening, market.store, options)  # type: ignore[arg-type]
+        return Steps(market.jobs.leases, self.rows, FakeScreening(), market.store, options)  # type: ignore[arg-type]
 
     def receive(self, task: str, job: TrainingJob) -> None:
         run_task(self.steps, task, job.id, self._queues)
@@ -226,6 +228,21 @@ def test_a_job_whose_result_is_always_lost_ends(market: Market) -> None:
     failed = market.job(job.id)
     assert failed.error is not None
     assert (failed.state, failed.error["code"]) == (JobState.FAILED, "given_up")
+
+
+def test_withdrawn_rows_leave_a_job_to_the_machine_that_has_them(market: Market) -> None:
+    owner, other = market.machine("a"), market.machine("b")
+    job = market.jobs.job()
+    owner.receive("training.validate", job)
+    owner.program = "say('checkpoint', step=2)\nos.kill(os.getpid(), 9)"
+    owner.receive("training.train", job)
+    for machine in (owner, other):
+        machine.rows.error = ContributionWithdrawn("it was withdrawn")
+    offer(other, job, "training.train")
+    assert market.job(job.id).step is Step.TRAIN
+    owner.program = DONE
+    owner.receive("training.train", job)
+    assert market.job(job.id).state is JobState.SUCCEEDED
 
 
 def test_an_imported_adapter_waits_for_its_worker_too(market: Market) -> None:
