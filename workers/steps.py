@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from backend.disk.space import LEAST_FREE_BYTES, DiskSpace
 from backend.domain.content import ContentCorrupt, ContentMissing
+from backend.domain.denials import ContentWithheld, ModelDenied
 from backend.domain.errors import Conflict, DiskFull, DomainError, NotFound, Unavailable
 from backend.domain.training import Step, TrainingResult
 from backend.domain.training_payment import charged_tokens
@@ -155,7 +156,12 @@ class Steps:
         self._leases.record_event(leased, "screening", {"message": report.message, **asdict(report)})
         if leased.job.imported is not None:
             self._options.transfers.space.require()
-        _count_charge(self._leases.complete_publication(leased, self._publication.publish(folder / ADAPTER)))
+        cid = self._publication.publish(folder / ADAPTER)
+        try:
+            _count_charge(self._leases.complete_publication(leased, cid))
+        except (ContentWithheld, ModelDenied):  # since the step began: no takedown knows this folder
+            self._publication.discard(leased.job, cid)
+            raise
         if leased.job.imported is not None:  # again: a worker may have been killed after validation
             delete_files(self._options.transfers, leased.job.creator, leased.job.imported)
         shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)

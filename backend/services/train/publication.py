@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from backend.domain.content import ContentCorrupt, cid_digest
+from backend.domain.denials import Denied, Subject
 from backend.domain.errors import Conflict, Forbidden, InvalidInput, NotFound
 from backend.domain.hashing import record_argument, version_id
 from backend.domain.money import PPM
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from backend.db.unit_of_work import Database, UnitOfWork
-    from backend.domain.ids import Account, Cid, VersionId
+    from backend.domain.ids import Account, Cid, Hash32, VersionId
     from backend.domain.screening import ScreeningReport
     from backend.domain.training import TrainingJob
     from backend.domain.transactions import PreparedTransaction
@@ -117,6 +118,22 @@ class Publication:
                     f"the content of {cid} differs from what was stored", details={"cid": cid}
                 )
         return cid
+
+    def discard(self, job: TrainingJob, cid: Cid) -> None:
+        """Delete the folder of a job whose publication was refused, unless a version or another job has it. A
+        folder that is denied itself is always deleted, as by the takedown of its version.
+
+        Errors: `Unavailable`.
+        """
+        if job.result is None:
+            return
+        digest = job.result.adapter_digest
+        with self._db.read() as tx:
+            others = tx.training.of_adapters([digest]).get(digest, [])
+            is_needed = _is_named(tx, digest, cid) or any(other.cid == cid for other in others)
+            is_denied = bool(tx.denials.find([Subject(Denied.CONTENT, cid_digest(cid))]))
+        if is_denied or not is_needed:
+            self._store.forget(cid)
 
     def record(self, job: TrainingJob, listing: Listing, *, accepts_worse: bool = False) -> VersionRecord:
         """Errors: `NotPublished`; `NoBetterThanBase` unless `accepts_worse`."""
@@ -218,7 +235,11 @@ class Publication:
             # A version may be on the chain and not indexed yet.
             indexed_until = min(self._clock(), datetime.fromtimestamp(head.timestamp, UTC))
             published = tx.training.unregistered_imports(indexed_until - UNREGISTERED_FOR)
-            expired = [job for job in published if not _is_named(tx, job)]
+            expired = [
+                job
+                for job in published
+                if job.cid and job.result and not _is_named(tx, job.result.adapter_digest, job.cid)
+            ]
         if expired:  # each deletion reads what is stored
             self._store.forget(*{job.cid for job in expired if job.cid is not None})
         for job in expired:
@@ -238,12 +259,10 @@ class Publication:
         return job
 
 
-def _is_named(tx: UnitOfWork, job: TrainingJob) -> bool:
-    """Whether a version names the folder of an imported adapter."""
-    if job.cid is None or job.result is None:
-        return False
-    versions = tx.chain.versions(adapter_digest=job.result.adapter_digest)
-    return cid_digest(job.cid) in {version.record.cid_digest for version in versions}
+def _is_named(tx: UnitOfWork, adapter: Hash32, cid: Cid) -> bool:
+    """Whether a version names the folder of the adapter with this digest."""
+    versions = tx.chain.versions(adapter_digest=adapter)
+    return cid_digest(cid) in {version.record.cid_digest for version in versions}
 
 
 def _digests(folder: Path) -> dict[str, str]:

@@ -54,10 +54,11 @@ ADAPTER_FILES = (CONFIG_FILE, WEIGHTS_FILE)
 
 
 class FakePublication:
-    """Replaces `Publication`; records the published folders."""
+    """Replaces `Publication`; records the published folders, and the discarded ones."""
 
     def __init__(self) -> None:
         self.folders: list[Path] = []
+        self.discarded: list[Cid] = []
         self.error: Exception | None = None
 
     def publish(self, folder: Path) -> Cid:
@@ -65,6 +66,9 @@ class FakePublication:
             raise self.error
         self.folders.append(folder)
         return CID
+
+    def discard(self, job: TrainingJob, cid: Cid) -> None:
+        self.discarded.append(cid)
 
 
 class FakeScreening:

@@ -10,13 +10,14 @@ import pytest
 
 from backend.domain.adapter_files import WEIGHTS_FILE
 from backend.domain.content import ContentCorrupt, ContentMissing
+from backend.domain.denials import Denial, Denied, Reason, Subject
 from backend.domain.errors import Unavailable
 from backend.domain.training import JobState, Step
 from backend.services.contribute.snapshot import ContributionWithdrawn
 from backend.services.train.leases import MAX_ATTEMPTS, MAX_OUTAGE, Leases
 from backend.services.train.transitions import MAX_REDELIVERY_SECONDS
-from tests.unit.workers.steps_harness import DONE, StepsHarness, state
-from tests.unit.workers.support import CREATOR
+from tests.unit.workers.steps_harness import CID, DONE, StepsHarness, state
+from tests.unit.workers.support import CREATOR, RESULT
 from workers.inspection import InspectionFailed
 from workers.training.folders import home_id
 from workers.training.spec import ADAPTER, CHECKPOINTS, COMPLETE, ROWS_FILE
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from backend.domain.errors import DomainError
+    from backend.domain.ids import Cid
     from backend.services.train.leases import LeasedJob
 
 
@@ -119,6 +121,24 @@ def test_content_that_is_missing_at_validation_fails_the_job(harness: StepsHarne
     job = harness.jobs.job()
     harness.run(job.id, Step.VALIDATE)
     assert state(harness, job.id) is JobState.FAILED
+
+
+def test_an_adapter_that_is_denied_while_it_is_published_is_discarded(
+    harness: StepsHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job, publish = harness.jobs.job(), harness.store.publish
+    harness.run(job.id, Step.VALIDATE, Step.TRAIN)
+
+    def publish_and_deny(folder: Path) -> Cid:
+        denied = Subject(Denied.ADAPTER, RESULT.adapter_digest)
+        with harness.jobs.database.begin() as tx:
+            tx.denials.put(Denial(denied, Reason.LEGAL, harness.jobs.now))
+        return publish(folder)
+
+    monkeypatch.setattr(harness.store, "publish", publish_and_deny)
+    harness.run(job.id, Step.PUBLISH)
+    assert state(harness, job.id) is JobState.FAILED
+    assert harness.store.discarded == [CID]
 
 
 def test_an_adapter_that_kills_its_inspection_is_given_up(harness: StepsHarness) -> None:

@@ -11,6 +11,7 @@ import pytest
 from backend.db.tables.chain import CheckpointRow, VersionRow
 from backend.domain.adapter_files import MAX_BYTES
 from backend.domain.content import ContentCorrupt, cid_digest
+from backend.domain.denials import Denial, Denied, Reason, Subject
 from backend.domain.errors import Forbidden, InvalidInput, NotFound
 from backend.domain.hashing import version_id
 from backend.domain.ids import Account, Hash32
@@ -300,6 +301,27 @@ def test_the_folder_of_an_import_stays_while_a_version_or_a_later_import_has_it(
     assert harness.forget(UNREGISTERED_FOR + SECOND) == 0
     assert job.cid is not None
     assert harness.store.has(job.cid)
+
+
+def test_a_refused_folder_is_deleted_unless_a_version_or_another_job_has_it(
+    harness: PublicationHarness,
+) -> None:
+    refused = harness.train()
+    cid = harness.publication.publish(harness.adapter)
+    harness.publication.discard(refused, cid)
+    assert not harness.store.has(cid)
+    job = harness.publish()
+    harness.publication.discard(refused, cid)
+    assert harness.store.has(cid)
+    harness.confirm(job)
+    with harness.jobs.database.begin() as tx:
+        tx.training.save(replace(job, cid=None))
+    harness.publication.discard(refused, cid)
+    assert harness.store.has(cid)
+    with harness.jobs.database.begin() as tx:  # as a takedown of the version does
+        tx.denials.put(Denial(Subject(Denied.CONTENT, cid_digest(cid)), Reason.LEGAL, harness.jobs.now))
+    harness.publication.discard(refused, cid)
+    assert not harness.store.has(cid)
 
 
 def test_ones_own_adapter_is_listed_again_without_a_word(harness: PublicationHarness) -> None:
