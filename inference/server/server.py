@@ -63,8 +63,8 @@ class EngineServer:
         logger.info("engine ready on %s", socket_path)
         async with server:
             await self._stopped.wait()
-            for session in self._sessions.values():
-                session.close()
+            server.close()
+            await asyncio.gather(*(session.close() for session in self._sessions.values()))
         await asyncio.to_thread(socket_path.unlink, missing_ok=True)
         if self._crash is not None:
             raise RuntimeError("the engine failed") from self._crash

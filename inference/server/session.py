@@ -44,6 +44,10 @@ T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
+FLUSH_SECONDS = 5.0
+"""Time that a client has to read the last frames: the socket holds only some, and the end of the process
+drops the rest.
+"""
 _MAX_COMPILING = 1024  # requests of one client that wait for their constraints; a payer leaves as many free
 _MAX_UNSENT_BYTES = 2 * frames.MAX_FRAME_BYTES  # a client that leaves more than this unread is disconnected
 
@@ -97,9 +101,16 @@ class Session:
     def has_requests(self) -> bool:
         return bool(self._routes)
 
-    def close(self) -> None:
-        """Disconnect; `run` then ends as if the client had disconnected."""
+    async def close(self) -> None:
+        """Disconnect once the client has read what it was sent, or `FLUSH_SECONDS` have passed. `run` then
+        ends as if the client had disconnected.
+        """
         self._writer.close()
+        try:
+            async with asyncio.timeout(FLUSH_SECONDS):
+                await self._writer.wait_closed()
+        except (TimeoutError, ConnectionError):
+            self._writer.transport.abort()
 
     def deliver(self, output: Output) -> None:
         """Route `output` to its request, if this session still has it."""
