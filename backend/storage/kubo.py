@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import tempfile
 import warnings
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
+from uuid import uuid4
 
 from backend.domain.content import Codec, ContentCorrupt, ContentMissing, DecodedCid, decode_cid
 from backend.domain.errors import InvalidInput, Unavailable
@@ -36,7 +37,7 @@ class KuboStore(FolderStore):
     def __init__(
         self, address: str, garbage: Path, *, timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS
     ) -> None:
-        """`garbage`: an empty file that is there while forgotten folders are to be deleted."""
+        """`garbage`: a file that is there while forgotten folders are to be deleted."""
         import ipfshttpclient
 
         # The client passes urllib3 an argument that 2.x deprecates; hence `urllib3<3` in pyproject.toml.
@@ -63,20 +64,24 @@ class KuboStore(FolderStore):
             return
 
     def forget(self, *cids: Cid) -> None:
-        self._garbage.touch()  # first: a crash leaves nothing that is never deleted
-        for cid in cids:
-            self.unpin(cid)
+        self._mark_garbage()  # first: a crash leaves nothing that is never deleted
+        try:
+            for cid in cids:
+                self.unpin(cid)
+        finally:
+            self._mark_garbage()  # again: a collection that began before the unpinning deletes the first mark
 
     def delete_forgotten(self) -> None:
         try:
-            seen = self._garbage.stat().st_mtime_ns
+            seen = self._garbage.read_text()
         except FileNotFoundError:
             return
         with self._errors():
             for _ in self._client.repo.gc(stream=True, timeout=GARBAGE_TIMEOUT_SECONDS):
                 pass
-        if self._garbage.stat().st_mtime_ns == seen:  # nothing was forgotten meanwhile
-            self._garbage.unlink()
+        with suppress(FileNotFoundError):  # another process has collected too
+            if self._garbage.read_text() == seen:  # nothing was forgotten meanwhile
+                self._garbage.unlink()
 
     def add_car(self, cid: Cid, car: Iterable[bytes]) -> None:
         root = decode_cid(cid)
@@ -88,6 +93,10 @@ class KuboStore(FolderStore):
 
     def close(self) -> None:
         self._client.close()
+
+    def _mark_garbage(self) -> None:
+        """Each mark differs from all others, as times of files do not."""
+        self._garbage.write_text(uuid4().hex)
 
     def _add(self, tree: Tree) -> Cid:
         with tempfile.TemporaryFile() as car:

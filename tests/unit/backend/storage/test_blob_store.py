@@ -363,3 +363,38 @@ def test_a_copy_is_stored_like_any_other_folder(store: BlobStore, tmp_path: Path
 def test_what_is_not_stored_cannot_be_kept(store: BlobStore) -> None:
     assert not store.keep(ABSENT)
     assert not store.has(ABSENT)
+
+
+def test_what_is_unpinned_during_a_collection_is_deleted_by_the_next_one(
+    kubo: KuboStore, embedded: EmbeddedStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cid = kubo.add_folder({"a": b"1"})
+    unpin = kubo.unpin
+
+    def unpin_after_collection(forgotten: Cid) -> None:
+        kubo.delete_forgotten()
+        unpin(forgotten)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(kubo, "unpin", unpin_after_collection)
+        kubo.forget(cid)
+    assert embedded.block(cid)
+    kubo.delete_forgotten()
+    with pytest.raises(ContentMissing):
+        embedded.block(cid)
+
+
+def test_two_processes_may_collect_at_once(
+    kubo: KuboStore, embedded: EmbeddedStore, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    collect = embedded.collect_garbage
+
+    def collect_elsewhere_first() -> list[Cid]:
+        monkeypatch.setattr(embedded, "collect_garbage", collect)
+        kubo.delete_forgotten()
+        return collect()
+
+    kubo.forget(kubo.add_folder({"a": b"1"}))
+    monkeypatch.setattr(embedded, "collect_garbage", collect_elsewhere_first)
+    kubo.delete_forgotten()
+    assert not (tmp_path / "garbage").exists()
