@@ -135,7 +135,8 @@ def delete_content(db: Database, store: BlobStore, staging: Staging, upload: Upl
         with db.read() as tx:
             if has_needed_folder(tx, upload):
                 return
-    store.forget(upload.report.cid)
+    if store.has(upload.report.cid):  # most drafts never were; an IPFS daemon would collect its garbage
+        store.forget(upload.report.cid)
 
 
 def has_needed_folder(tx: UnitOfWork, upload: Upload) -> bool:

@@ -163,9 +163,11 @@ def test_the_same_file_is_refused_for_ever_and_its_rows_are_not(harness: Contrib
 
 
 @pytest.mark.parametrize("content", [ROWS, b"no row"])
-def test_an_unsubmitted_upload_is_withdrawn_without_the_chain(
-    harness: ContributionHarness, content: bytes
+def test_an_unsubmitted_upload_is_withdrawn_without_the_chain_and_the_store(
+    harness: ContributionHarness, content: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Each forgotten folder has an IPFS daemon look at all its blocks."""
+    monkeypatch.setattr(harness.store, "forget", None)
     upload = harness.upload(content)
     assert harness.contributions.withdraw(upload.id).state is UploadState.WITHDRAWN
     assert staged(harness) == []
