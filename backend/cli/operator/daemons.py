@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from backend.installation.installation import Installation
+    from backend.ports.storage import BlobStore
     from backend.services.settle.settler import Settler
 
 FINISH_SECONDS = 10
@@ -193,8 +194,11 @@ def _settle(installation: Installation, stop: threading.Event) -> None:
         installation.transfers.sweep,
         at_most_every(CLEANUP_SECONDS, datanets.withdrawn_content.sweep),
         at_most_every(CLEANUP_SECONDS, datanets.folders.sweep),
-        at_most_every(GARBAGE_SECONDS, installation.blobs.delete_forgotten),
     )
+    # A daemon thread: nothing waits for a collection, which the next start repeats.
+    threading.Thread(
+        target=_delete_forgotten, args=(installation.blobs, stop), name="garbage", daemon=True
+    ).start()
     with ThreadPoolExecutor(1, "uploads") as pool:
         uploads = pool.submit(_advance_uploads, sweeps, stop)
         try:
@@ -235,6 +239,15 @@ def _advance_uploads(sweeps: Iterable[Callable[[], object]], stop: threading.Eve
             stop.wait(UPLOADS_SECONDS)
     finally:
         stop.set()  # what ends this thread ends the process
+
+
+def _delete_forgotten(store: BlobStore, stop: threading.Event) -> None:
+    """In a thread of its own: an IPFS daemon may look at its blocks for an hour."""
+    from workers.sweeps import run_sweeps
+
+    while not stop.is_set():
+        run_sweeps([store.delete_forgotten])
+        stop.wait(GARBAGE_SECONDS)
 
 
 def _errors_of(tasks: Iterable[Callable[[], object]]) -> list[str]:

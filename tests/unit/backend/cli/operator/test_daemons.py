@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-def installation(advance: Callable[[], int], run_once: Callable[[], Progress]) -> Any:
+def installation(
+    advance: Callable[[], int], run_once: Callable[[], Progress], collect: Callable[[], object] = lambda: None
+) -> Any:
     """With the services that `loraledger settle` runs."""
     return SimpleNamespace(
         check_database=lambda: None,
@@ -24,7 +26,7 @@ def installation(advance: Callable[[], int], run_once: Callable[[], Progress]) -
             folders=SimpleNamespace(sweep=lambda: None),
         ),
         transfers=SimpleNamespace(sweep=lambda: None),
-        blobs=SimpleNamespace(delete_forgotten=lambda: None),
+        blobs=SimpleNamespace(delete_forgotten=collect),
     )
 
 
@@ -53,3 +55,21 @@ def test_an_error_of_the_uploads_ends_the_process() -> None:
 
     with pytest.raises(ZeroDivisionError):
         _settle(installation(advance, lambda: Progress(Step.IDLE)), threading.Event())
+
+
+def test_a_collection_of_garbage_holds_up_neither_uploads_nor_the_end() -> None:
+    stop, began, may_end, ended = (threading.Event() for _ in range(4))
+
+    def collect() -> None:
+        began.set()
+        may_end.wait(10)
+        ended.set()
+
+    def advance() -> int:
+        if began.wait(1):
+            stop.set()
+        return 0
+
+    _settle(installation(advance, lambda: Progress(Step.IDLE), collect), stop)
+    assert not ended.is_set()
+    may_end.set()
