@@ -43,7 +43,9 @@ class ReplicaCosts:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """Milliseconds of a scenario that the costs were not fitted to: as they predict it, and as measured."""
+    """Milliseconds of a scenario that the costs of a step were not fitted to: as they predict it, and as
+    measured.
+    """
 
     scenario: str
     predicted: float
