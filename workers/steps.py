@@ -19,7 +19,7 @@ from backend.domain.training import Step, TrainingResult
 from backend.domain.training_payment import charged_tokens
 from backend.metrics import CHARGED_TOKENS, CHARGED_UNITS, TASKS
 from backend.services.contribute.snapshot import ContributionWithdrawn
-from backend.services.train.leases import LeaseLost
+from backend.services.train.leases import MAX_ROWS_WAIT, LeaseLost
 from backend.services.train.parents import merge_snapshots, reject_parent
 from workers.heartbeat import Heartbeat
 from workers.imported import delete_files, fetch_files
@@ -110,7 +110,6 @@ class Steps:
             if current is None:
                 return
             leased, heartbeat = current
-            self._require_space()
             if leased.job.imported is not None:
                 self._validate_import(leased, leased.job.imported, heartbeat)
                 return
@@ -120,7 +119,7 @@ class Steps:
     def train(self, job_id: str) -> None:
         with self._lease(job_id, Step.TRAIN) as current:
             if current is not None:
-                self._require_space()
+                self._space.require()
                 self._train(*current)
 
     def publish(self, job_id: str) -> None:
@@ -131,6 +130,12 @@ class Steps:
 
     def run(self, step: Step, job_id: str) -> None:
         run_sweeps(self._options.sweeps)
+        # Publication needs little space, and then the job's folder can be removed. A job whose training began
+        # here waits here, with a limit of time.
+        has_begun = step is Step.PUBLISH or (self._options.home / job_id / SPEC_FILE).exists()
+        if self._space.left < 0 and not has_begun:
+            log.warning("%s is left to other workers: the disk is nearly full", job_id)
+            return
         {Step.VALIDATE: self.validate, Step.TRAIN: self.train, Step.PUBLISH: self.publish}[step](job_id)
 
     def publish_results(self, *, are_imported: bool) -> None:
@@ -141,9 +146,9 @@ class Steps:
             if not self._stopping.is_set():
                 self.publish(job_id)
 
-    def _require_space(self) -> None:
-        """Errors: `DiskFull`. Publication needs little space, and then the job's folder can be removed."""
-        DiskSpace(self._options.home, LEAST_FREE_BYTES).require()
+    @property
+    def _space(self) -> DiskSpace:
+        return DiskSpace(self._options.home, LEAST_FREE_BYTES)
 
     def _publish(self, leased: LeasedJob) -> None:
         folder = self._folder(leased.job)
@@ -275,25 +280,30 @@ class Steps:
             outcome = "lost"
             log.info("lost the lease of %s", job_id)
         except Exception as error:  # the job's record must have it, and the worker must continue
-            log.exception("step %s of %s failed", step, job_id)
-            self._record_failure(leased, error)
+            failure = disk_full_error(error, self._options.home / job_id) or error
+            if _is_outage(failure, leased):
+                outcome = "waits"
+                log.warning("step %s of %s waits: %s", step, job_id, failure)
+            else:
+                log.exception("step %s of %s failed", step, job_id)
+            self._record_failure(leased, failure)
         finally:
             TASKS.labels(step.value, outcome).observe(time.monotonic() - started)
 
-    def _record_failure(self, leased: LeasedJob, error: Exception) -> None:
-        folder = self._options.home / leased.job.id
+    def _record_failure(self, leased: LeasedJob, failure: Exception) -> None:
         try:
-            failure = disk_full_error(error, folder) or error
             if isinstance(failure, DiskFull):
-                remove_incomplete(folder)
-            if _is_outage(failure, leased):
+                remove_incomplete(self._options.home / leased.job.id)
+            if isinstance(failure, ContributionWithdrawn) and _is_outage(failure, leased):
+                self._leases.wait(leased, str(failure), MAX_ROWS_WAIT)
+            elif _is_outage(failure, leased):
                 self._leases.wait(leased, str(failure))
             elif isinstance(failure, DomainError) and not isinstance(failure, Unavailable):
                 self._leases.fail(
                     leased, {"code": failure.code, "message": failure.message, **failure.details}
                 )
             else:
-                self._leases.release(leased, f"{type(error).__name__}: {error}")
+                self._leases.release(leased, f"{type(failure).__name__}: {failure}")
         except LeaseLost:
             log.info("lost the lease of %s", leased.job.id)
 

@@ -191,7 +191,7 @@ class ChainClient:
         """Errors: `Unavailable` if the node is of a kind that hides that it does not have a block. The local
         chain has one node, which has all blocks.
         """
-        if self.chain_id != LOCAL_CHAIN_ID and not self.node.refuses_unknown_blocks():
+        if self.chain_id != LOCAL_CHAIN_ID and self.node.hides_missing_blocks(self._indexed):
             raise Unavailable(
                 f"the node at {self.node.rpc.name} answers for the logs of a block that it does not have: "
                 "events would be lost while it is behind. Upgrade it, or set another LORALEDGER_RPC_URL"

@@ -102,13 +102,13 @@ class Node:
         found = zip(blocks, self.rpc.batch("eth_getLogs", queries), strict=True)
         return [_sorted(_log(raw, block.timestamp) for raw in logs) for block, logs in found]
 
-    def refuses_unknown_blocks(self) -> bool:
-        """Whether the node has an error for the logs of a block that it does not have. Source: EIP-234."""
+    def hides_missing_blocks(self, addresses: Iterable[Account]) -> bool:
+        """Whether the node answers for logs of a block that it does not have. EIP-234 requires an error."""
         try:
-            self.rpc.request("eth_getLogs", {"blockHash": UNKNOWN_BLOCK})
+            found = self.rpc.request("eth_getLogs", {"address": list(addresses), "blockHash": UNKNOWN_BLOCK})
         except RpcError:
-            return True
-        return False
+            return False
+        return found is not None
 
     def call(
         self,

@@ -107,6 +107,8 @@ class Rpc:
         responses = self._send(method, self._post_batch, calls)
         if isinstance(responses, list) and len(responses) == len(params):
             return [self._result(method, response) for response in responses]
+        if isinstance(responses, list):  # geth refuses a batch as if it were its first request
+            responses = next((each for each in responses if isinstance(each, dict)), responses)
         self._result(method, responses)  # the error of the batch as a whole
         raise self._not_json_rpc(method)
 

@@ -48,6 +48,8 @@ with another job's step, or its machine be down.
 """
 MAX_OUTAGE = timedelta(hours=24)
 """How long a step waits for a part of the installation that is away before the job fails."""
+MAX_ROWS_WAIT = timedelta(days=7)
+"""How long a job in training waits for the worker that has its rows, which may be busy with other jobs."""
 MAX_UNTRIED = timedelta(seconds=3 * MAX_REDELIVERY_SECONDS)
 """Time without an attempt after which another outage begins: the workers were busy or down, so that nobody
 knows whether the last one went on.
@@ -167,18 +169,18 @@ class Leases:
             tx.training.save(replace(job, lease=backoff))
             tx.training.add_event(job.id, "retry", {"message": error, "attempt": attempt}, now)
 
-    def wait(self, leased: LeasedJob, reason: str) -> None:
+    def wait(self, leased: LeasedJob, reason: str, limit: timedelta = MAX_OUTAGE) -> None:
         """End the lease because a part of the installation is away, such as the block store. The attempt does
         not count: the step is retried after `RETRY_SECONDS`, then at doubling intervals up to
-        `MAX_REDELIVERY_SECONDS`. Fail the job if this lasts for `MAX_OUTAGE`, without a pause of more than
+        `MAX_REDELIVERY_SECONDS`. Fail the job if this lasts for `limit`, without a pause of more than
         `MAX_UNTRIED` between two attempts.
         """
         now = self._clock()
         with self._locked(leased) as (tx, job):
             since = _waiting_since(tx, leased.job) or now
             waited = now - since
-            if waited >= MAX_OUTAGE:
-                fail(tx, job, _outage_too_long(reason), now)
+            if waited >= limit:
+                fail(tx, job, _outage_too_long(reason, limit), now)
                 return
             seconds = min(max(waited.total_seconds(), RETRY_SECONDS), MAX_REDELIVERY_SECONDS)
             attempt = job.lease.attempt - 1
@@ -320,6 +322,6 @@ def _attempts_exhausted(step: Step) -> dict[str, Any]:
     return {"code": "given_up", "message": f"the step {step.value!r} failed {MAX_ATTEMPTS} times"}
 
 
-def _outage_too_long(reason: str) -> dict[str, Any]:
-    hours = MAX_OUTAGE // timedelta(hours=1)
+def _outage_too_long(reason: str, limit: timedelta) -> dict[str, Any]:
+    hours = limit // timedelta(hours=1)
     return {"code": "given_up", "message": f"the step could not go on for {hours} hours: {reason}"}

@@ -4,6 +4,7 @@ import errno
 import shutil
 import threading
 from dataclasses import replace
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -83,19 +84,33 @@ def test_a_job_outlasts_a_full_disk(harness: StepsHarness, step: Step) -> None:
 def test_a_worker_without_space_only_publishes(
     harness: StepsHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    trained, fresh = harness.jobs.job(), harness.jobs.job()
+    trained, validated, fresh = harness.jobs.job(), harness.jobs.job(), harness.jobs.job()
     harness.run(trained.id, Step.VALIDATE, Step.TRAIN)
+    harness.run(validated.id, Step.VALIDATE)
+    before = [harness.jobs.training.get(each.id) for each in (validated, fresh)]
     monkeypatch.setattr("workers.steps.LEAST_FREE_BYTES", 1 << 62)
     harness.run(trained.id, Step.PUBLISH)
+    harness.run(validated.id, Step.TRAIN)
     harness.run(fresh.id, Step.VALIDATE)
     assert state(harness, trained.id) is JobState.SUCCEEDED
-    assert harness.jobs.events(fresh)[-1].kind == "retry"
-    while not harness.jobs.training.get(fresh.id).is_over:
+    assert [harness.jobs.training.get(each.id) for each in (validated, fresh)] == before
+
+
+def test_a_job_whose_training_began_waits_for_space_for_a_day(
+    harness: StepsHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = harness.jobs.job()
+    harness.run(job.id, Step.VALIDATE)
+    harness.program = "os.kill(os.getpid(), 9)"
+    harness.run(job.id, Step.TRAIN)
+    began = harness.jobs.now
+    monkeypatch.setattr("workers.steps.LEAST_FREE_BYTES", 1 << 62)
+    while not harness.jobs.training.get(job.id).is_over:
         harness.jobs.wait(MAX_REDELIVERY_SECONDS)
-        harness.run(fresh.id, Step.VALIDATE)
-    failed = harness.jobs.training.get(fresh.id)
+        harness.run(job.id, Step.TRAIN)
+    failed = harness.jobs.training.get(job.id)
     assert failed.finished_at is not None
-    assert failed.finished_at - fresh.created_at == MAX_OUTAGE
+    assert MAX_OUTAGE <= failed.finished_at - began <= MAX_OUTAGE + timedelta(seconds=MAX_REDELIVERY_SECONDS)
     assert failed.error is not None
     assert "disk" in failed.error["message"]
 

@@ -4,13 +4,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from backend.chain.client import ChainClient
+from backend.chain.client import INDEXED, ChainClient
 from backend.chain.node import Node
 from backend.chain.rpc import Rpc, RpcError
 from backend.domain.deployment import LOCAL_CHAIN_ID, Deployment
 from backend.domain.errors import Unavailable
 from tests.support.faulty_rpc import Answer, Faults, HonestChain, serving
-from tests.support.market import some_hash
+from tests.support.market import some_account, some_hash
 
 if TYPE_CHECKING:
     from tests.support.faulty_rpc import AnyChain
@@ -57,9 +57,10 @@ def test_the_results_of_a_batch_are_in_the_order_of_its_requests() -> None:
     [
         (200, b'[{"id": 0, "result": 7}, {"id": 1, "error": {"message": "unknown block"}}]', "unknown block"),
         (200, b'{"id": null, "error": {"message": "batch too large"}}', "batch too large"),
+        (200, b'[{"id": 0, "error": {"message": "batch too large"}}]', "batch too large"),
         (413, b"", "HTTP status 413"),
     ],
-    ids=["one request", "the batch", "the batch by its HTTP status"],
+    ids=["one request", "the batch", "the batch in a list", "the batch by its HTTP status"],
 )
 def test_a_refused_request_of_a_batch_is_an_error(status: int, body: bytes, error: str) -> None:
     with pytest.raises(RpcError, match=error):
@@ -90,15 +91,15 @@ def test_a_long_batch_is_sent_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
         node.close()
 
 
-@pytest.mark.parametrize("logs", [[], None])
-def test_a_public_node_that_answers_for_unknown_blocks_is_refused(logs: object) -> None:
+def test_a_public_node_that_answers_for_unknown_blocks_is_refused() -> None:
     class Hiding:
         def answer(self, _method: str, _params: list[Any]) -> object:
-            return logs
+            return []
 
     def check(chain: AnyChain, chain_id: int) -> None:
         with serving(chain, Faults(0, 0)) as url:
-            client = ChainClient.connect(url, Deployment(chain_id, 1, some_hash("block"), {}))
+            addresses = dict.fromkeys(INDEXED, some_account("contract"))
+            client = ChainClient.connect(url, Deployment(chain_id, 1, some_hash("block"), addresses))
             try:
                 client.check_block_logs()
             finally:
