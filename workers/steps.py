@@ -19,7 +19,7 @@ from backend.domain.training import Step, TrainingResult
 from backend.domain.training_payment import charged_tokens
 from backend.metrics import CHARGED_TOKENS, CHARGED_UNITS, TASKS
 from backend.services.contribute.snapshot import ContributionWithdrawn
-from backend.services.train.leases import MAX_ROWS_WAIT, LeaseLost
+from backend.services.train.leases import MAX_OUTAGE, MAX_ROWS_WAIT, LeaseLost
 from backend.services.train.parents import merge_snapshots, reject_parent
 from workers.heartbeat import Heartbeat
 from workers.imported import delete_files, fetch_files
@@ -41,6 +41,7 @@ from workers.training.supervise import supervise, training_command
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
+    from datetime import timedelta
 
     from backend.domain.ids import Hash32, SnapshotId, VersionId
     from backend.domain.training import Dataset, ImportedAdapter, TrainingJob
@@ -130,10 +131,10 @@ class Steps:
 
     def run(self, step: Step, job_id: str) -> None:
         run_sweeps(self._options.sweeps)
-        # Publication needs little space, and then the job's folder can be removed. A job whose training began
-        # here waits here, with a limit of time.
-        has_begun = step is Step.PUBLISH or (self._options.home / job_id / SPEC_FILE).exists()
-        if self._space.left < 0 and not has_begun:
+        # Publication needs little space and frees the job's folder. A job whose training began here waits for
+        # space here, for a limited time.
+        belongs_here = step is Step.PUBLISH or (self._options.home / job_id / SPEC_FILE).exists()
+        if self._space.left < 0 and not belongs_here:
             log.warning("%s is left to other workers: the disk is nearly full", job_id)
             return
         {Step.VALIDATE: self.validate, Step.TRAIN: self.train, Step.PUBLISH: self.publish}[step](job_id)
@@ -281,23 +282,23 @@ class Steps:
             log.info("lost the lease of %s", job_id)
         except Exception as error:  # the job's record must have it, and the worker must continue
             failure = disk_full_error(error, self._options.home / job_id) or error
-            if _is_outage(failure, leased):
+            limit = _outage_limit(failure, leased)
+            if limit is None:
+                log.exception("step %s of %s failed", step, job_id)
+            else:
                 outcome = "waits"
                 log.warning("step %s of %s waits: %s", step, job_id, failure)
-            else:
-                log.exception("step %s of %s failed", step, job_id)
-            self._record_failure(leased, failure)
+            self._record_failure(leased, failure, limit)
         finally:
             TASKS.labels(step.value, outcome).observe(time.monotonic() - started)
 
-    def _record_failure(self, leased: LeasedJob, failure: Exception) -> None:
+    def _record_failure(self, leased: LeasedJob, failure: Exception, limit: timedelta | None) -> None:
+        """`limit`: of the time that the step waits for the end of an outage; None if there is none."""
         try:
             if isinstance(failure, DiskFull):
                 remove_incomplete(self._options.home / leased.job.id)
-            if isinstance(failure, ContributionWithdrawn) and _is_outage(failure, leased):
-                self._leases.wait(leased, str(failure), MAX_ROWS_WAIT)
-            elif _is_outage(failure, leased):
-                self._leases.wait(leased, str(failure))
+            if limit is not None:
+                self._leases.wait(leased, str(failure), limit)
             elif isinstance(failure, DomainError) and not isinstance(failure, Unavailable):
                 self._leases.fail(
                     leased, {"code": failure.code, "message": failure.message, **failure.details}
@@ -318,19 +319,20 @@ def _has_begun(job: TrainingJob, folder: Path) -> bool:
     return sha256_of(rows) == job.dataset.digest
 
 
-def _is_outage(error: Exception, leased: LeasedJob) -> bool:
-    """Whether a part of the installation is away, or a disk full. Validation has read all content, so what a
-    later step does not find, or finds damaged, is the store's fault. The rows of a job with a checkpoint are
-    in the folder of the worker that began it, which goes on after a withdrawal.
+def _outage_limit(error: Exception, leased: LeasedJob) -> timedelta | None:
+    """How long the step waits if a part of the installation is away, or a disk full; None for other errors.
+
+    Validation has read all content, so what a later step does not find, or finds damaged, is the store's
+    fault. The rows of a job with a checkpoint are in the folder of the worker that began it, which goes on
+    after a withdrawal.
     """
-    if isinstance(error, DiskFull):
-        return True
     if isinstance(error, ContributionWithdrawn):
-        return leased.furthest_step > 0
+        return MAX_ROWS_WAIT if leased.furthest_step else None
     if isinstance(error, InspectionFailed):  # such an adapter may kill each process
-        return False
+        return None
     is_validated = leased.job.step is not Step.VALIDATE
-    return is_validated and isinstance(error, Unavailable | ContentMissing | ContentCorrupt)
+    is_away = is_validated and isinstance(error, Unavailable | ContentMissing | ContentCorrupt)
+    return MAX_OUTAGE if is_away or isinstance(error, DiskFull) else None
 
 
 def _count_charge(job: TrainingJob) -> None:

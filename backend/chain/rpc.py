@@ -126,7 +126,7 @@ class Rpc:
                 f"the chain's RPC at {self.name} is not reachable; is the node running?",
                 details={"method": method, "reason": type(error).__name__},
             ) from error
-        # web3 sorts the responses of a batch, whatever they are.
+        # web3 sorts the responses of a batch by their ids, and raises these if they have none.
         except (AttributeError, TypeError, ValueError, Web3ValueError) as error:
             raise self._not_json_rpc(method) from error
 

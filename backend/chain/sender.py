@@ -85,8 +85,8 @@ class Sender:
 
     `signers` returns the signer of a lane, or None if another process has that key. Calls that are relayed
     for others wait while those of 24 hours could cost more than `relay_budget` wei; None: no limit. The
-    balance of `account` is in the metrics also while it sends nothing; to name it may take an answer of a
-    remote signer.
+    balance of `account` is in the metrics also while it sends nothing. `account` is a function because a
+    remote signer may have to name the account.
     """
 
     def __init__(

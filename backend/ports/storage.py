@@ -107,8 +107,8 @@ class BlobStore(Protocol):
         ...
 
     def delete_forgotten(self) -> None:
-        """Delete what is forgotten and still stored, if anything is. An IPFS daemon collects its garbage,
-        which takes minutes if it has many blocks; meanwhile it stores no folders.
+        """Delete forgotten folders that are still stored. An IPFS daemon collects its garbage: this takes
+        minutes if it has many blocks, and the daemon adds no folder until it is done.
         """
         ...
 

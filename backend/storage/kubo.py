@@ -80,7 +80,7 @@ class KuboStore(FolderStore):
             for _ in self._client.repo.gc(stream=True, timeout=GARBAGE_TIMEOUT_SECONDS):
                 pass
         with suppress(FileNotFoundError):  # another process has collected too
-            if self._garbage.read_text() == seen:  # nothing was forgotten meanwhile
+            if self._garbage.read_text() == seen:  # no folder was forgotten during the collection
                 self._garbage.unlink()
 
     def add_car(self, cid: Cid, car: Iterable[bytes]) -> None:

@@ -252,9 +252,7 @@ class _Progress(TrainerCallback):
         from pathlib import Path
 
         checkpoints = Path(args.output_dir)
-        sync_tree(
-            checkpoints
-        )  # the files beside it too, which a run that resumes from it does not write again
+        sync_tree(checkpoints)  # with the files beside it, which a run that resumes does not write again
         checkpoint = checkpoints / f"checkpoint-{state.global_step}"
         write_durably(checkpoint / COMPLETE, _digest(checkpoint))
         self._emit("checkpoint", {"step": state.global_step, "loss": self._loss})

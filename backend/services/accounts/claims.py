@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     from backend.services.transactions.relays import Relays
 
 MAX_OPERATORS = 100
-"""Operators of a page of what an account can claim: anyone can register many, each with a batch to verify."""
+"""Operators of a page of earnings, or of what can be claimed: anyone can register many, each with a batch to
+verify.
+"""
 MIN_RELAYED_UNITS = 10
 """The operator pays the gas of a relayed claim: the earner's own wallet sends smaller ones."""
 
@@ -32,8 +34,8 @@ MIN_RELAYED_UNITS = 10
 @dataclass(frozen=True, slots=True)
 class OperatorCursor:
     """A list continues after `operator`. The operators of the account's stored credits up to row `newest`
-    come first on all of its pages, in the order of their sums without what was void at `block`: neither
-    credits that are stored meanwhile nor batches that are voided change any order.
+    come first on all of its pages, in the order of their sums without the batches that were void at
+    `block`. Credits and voids after the first page do not change the order.
     """
 
     newest: int

@@ -18,7 +18,7 @@ from backend.domain.earnings import Credit, Earning, EarningFilter, EarningState
 from backend.domain.errors import DomainError, InvalidInput, Unavailable
 from backend.domain.ids import ZERO_HASH, Account, Hash32
 from backend.domain.settlement import BatchState
-from backend.services.accounts.claims import claimed_by_operator
+from backend.services.accounts.claims import MAX_OPERATORS, claimed_by_operator
 from backend.services.audit.auditor import ledger_of, newest_audited
 from backend.services.audit.cases import AnotherLargeBatch
 from backend.services.audit.earnings import TooManyEntries
@@ -34,8 +34,6 @@ if TYPE_CHECKING:
 
 CHUNK = 100
 """Batches, or numbers of credited ones, that a walk reads from the database at once."""
-MAX_OPERATORS = 100
-"""Operators that one walk comes to."""
 MAX_RECEIPTS_READ = 10_000
 """Receipts of batch data that one walk reads; a single batch may have more."""
 

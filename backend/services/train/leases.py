@@ -51,8 +51,8 @@ MAX_OUTAGE = timedelta(hours=24)
 MAX_ROWS_WAIT = timedelta(days=7)
 """How long a job in training waits for the worker that has its rows, which may be busy with other jobs."""
 MAX_UNTRIED = timedelta(seconds=3 * MAX_REDELIVERY_SECONDS)
-"""Time without an attempt after which another outage begins: the workers were busy or down, so that nobody
-knows whether the last one went on.
+"""Pause between two attempts after which the second begins a new outage: without attempts, it is unknown
+whether the first outage lasted.
 """
 RETRY_SECONDS = 2
 """The shortest pause between two attempts."""

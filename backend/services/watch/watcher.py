@@ -199,8 +199,8 @@ class Watcher:
         self, operators: Sequence[Account]
     ) -> Iterator[tuple[Callable[[Account], Iterator[News]], Account]]:
         """Demands first, because an answer that comes too late costs stake; those on `own` again after slow
-        turns of others. The operators are then watched in the order of our open bonds on them, least first:
-        else one that withholds much takes all that is allowed, and whatever its answers free.
+        turns of others. Then operators are watched in the order of our open bonds on them, least first, so
+        that one operator that withholds many leaves does not take the whole limit of bonds in each pass.
         """
         for operator in operators:
             if operator == self.own or (self.answers_for_all and not self._is_settled(operator)):
