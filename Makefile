@@ -77,7 +77,7 @@ test-programs:
 	@$(NODE) --test --test-reporter=dot 'tests/unit/clients/typescript/*.test.ts'
 	@$(PY) -m pytest -q --numprocesses 2 --dist loadfile
 
-test-deep: setup contracts .venv/.test-installed ## run the long tests: kill loops, sizes, ten times the fuzzing
+test-deep: setup contracts .venv/.test-installed ## run the long tests: kill loops, sizes, forty times the fuzzing
 	@FUZZ_RUNS=10000 INVARIANT_RUNS=256 INVARIANT_DEPTH=256 $(HARDHAT) test solidity
 	@$(PY) -m pytest -q -m deep
 

@@ -53,7 +53,7 @@ export default {
     solidity: {
       // Vectors are shared with the Python tests.
       fsPermissions: { readDirectory: ["tests/vectors"] },
-      fuzz: { runs: Number(process.env.FUZZ_RUNS ?? 1000) },
+      fuzz: { runs: Number(process.env.FUZZ_RUNS ?? 256) },
       invariant: {
         runs: Number(process.env.INVARIANT_RUNS ?? 64),
         depth: Number(process.env.INVARIANT_DEPTH ?? 64),
