@@ -91,7 +91,7 @@ class Workers:
     def relay(self) -> Relay:
         """Delivers the outbox. Its sweeps requeue jobs with expired leases, describe new versions for
         the catalogue, read their published answers for the check of uploads, record registrations, delete
-        imports that were not registered, and remove the folders of finished jobs.
+        adapters that no version names, and remove the folders of finished jobs.
         """
         installation = self._installation
         sweeps: Sequence[Callable[[], object]] = (
@@ -100,7 +100,7 @@ class Workers:
             installation.descriptions.refresh,
             self._read_published_answers,
             installation.publication.record_registrations,
-            installation.publication.forget_unregistered,
+            installation.publication.forget_unneeded,
             *self._folder_sweeps,
         )
         return Relay(installation.database, outbox_sender(self.app), sweeps)

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 from backend.disk.space import LEAST_FREE_BYTES, DiskSpace
 from backend.domain.content import ContentCorrupt, ContentMissing
-from backend.domain.denials import ContentWithheld, ModelDenied
 from backend.domain.errors import Conflict, DiskFull, DomainError, NotFound, Unavailable
 from backend.domain.training import Step, TrainingResult
 from backend.domain.training_payment import charged_tokens
@@ -124,10 +123,17 @@ class Steps:
                 self._train(*current)
 
     def publish(self, job_id: str) -> None:
-        """Screen the adapter and publish its folder in the block store."""
+        """Screen the adapter and publish its folder in the block store. It is deleted if the job ends
+        otherwise: it was cancelled, denied or not paid for, of which no takedown knows.
+        """
         with self._lease(job_id, Step.PUBLISH) as current:
-            if current is not None:
-                self._publish(current[0])
+            if current is None:
+                return
+            self._publish(current[0])
+        try:
+            self._publication.discard(job_id)
+        except (DomainError, OSError) as error:  # the relay deletes it later
+            log.warning("the folder of %s is not deleted yet: %s", job_id, error)
 
     def run(self, step: Step, job_id: str) -> None:
         run_sweeps(self._options.sweeps)
@@ -162,12 +168,9 @@ class Steps:
         self._leases.record_event(leased, "screening", {"message": report.message, **asdict(report)})
         if leased.job.imported is not None:
             self._options.transfers.space.require()
+        self._leases.begin_publication(leased, self._publication.cid_of(folder / ADAPTER))
         cid = self._publication.publish(folder / ADAPTER)
-        try:
-            _count_charge(self._leases.complete_publication(leased, cid))
-        except (ContentWithheld, ModelDenied):  # since the step began: no takedown knows this folder
-            self._publication.discard(leased.job, cid)
-            raise
+        _count_charge(self._leases.complete_publication(leased, cid))
         if leased.job.imported is not None:  # again: a worker may have been killed after validation
             delete_files(self._options.transfers, leased.job.creator, leased.job.imported)
         shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import func, or_, select
+from sqlalchemy import exists, func, or_, select
 from sqlalchemy.orm import aliased
 
 from backend.db.paging import newest_first
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
 _OPEN = [JobState.VALIDATING, JobState.QUEUED, JobState.RUNNING]
+_UNSUCCESSFUL = [JobState.FAILED, JobState.CANCELLED]
 
 
 class TrainingStore:
@@ -119,16 +120,25 @@ class TrainingStore:
             for job_id, cid, version_id, digest in found
         ]
 
-    def unregistered_imports(self, before: datetime) -> list[TrainingJob]:
-        """Imports without a version that were published before then, the oldest first, apart from those whose
-        folder a later import or a job that trained has too.
+    def has_needed(self, cid: Cid) -> bool:
+        """Whether a job that succeeded has the folder, or one that may publish it."""
+        row = TrainingJobRow
+        needs = exists().where(row.cid == cid, row.state.not_in(_UNSUCCESSFUL))
+        return bool(self._session.scalar(select(needs)))
+
+    def unneeded(self, before: datetime) -> list[TrainingJob]:
+        """Jobs with a folder that ended before then, the oldest first: those without success, and imports
+        without a version. Without those whose folder another job needs: one that has not ended, a later
+        import, or one that trained.
         """
         row, other = TrainingJobRow, aliased(TrainingJobRow)
-        keeps = (other.finished_at >= before) | other.imported_adapter.is_(None)
-        is_kept = select(other.id).where(other.cid == row.cid, keeps).exists()
-        query = select(row).where(row.imported_adapter.is_not(None), row.state == JobState.SUCCEEDED)
-        query = query.where(row.version_id.is_(None), row.cid.is_not(None), row.finished_at < before)
-        return [_job(each) for each in self._session.scalars(query.where(~is_kept).order_by(row.finished_at))]
+        is_recent = other.finished_at.is_(None) | (other.finished_at >= before)
+        needs = other.state.not_in(_UNSUCCESSFUL) & (is_recent | other.imported_adapter.is_(None))
+        is_needed = select(other.id).where(other.cid == row.cid, needs).exists()
+        is_import = row.imported_adapter.is_not(None) & (row.state == JobState.SUCCEEDED)
+        query = select(row).where(is_import | row.state.in_(_UNSUCCESSFUL), row.version_id.is_(None))
+        query = query.where(row.cid.is_not(None), row.finished_at < before, ~is_needed)
+        return [_job(each) for each in self._session.scalars(query.order_by(row.finished_at))]
 
     def add_event(self, job_id: str, kind: str, data: Mapping[str, Any], at: datetime) -> JobEvent:
         # The writer holds the lock of the job's row, so the number is unique.

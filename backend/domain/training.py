@@ -195,6 +195,9 @@ class TrainingJob:
     dataset: Dataset | None = None
     result: TrainingResult | None = None
     cid: Cid | None = None
+    """CID of the adapter's folder, set before the folder is stored. A job that ends without success has it
+    until the folder is deleted.
+    """
     version_id: VersionId | None = None
     """The registered version of the job's adapter; None until the chain confirms it."""
     error: Mapping[str, Any] | None = None
@@ -208,6 +211,10 @@ class TrainingJob:
     @property
     def is_over(self) -> bool:
         return self.state in {JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED}
+
+    @property
+    def published_cid(self) -> Cid | None:
+        return self.cid if self.state is JobState.SUCCEEDED else None
 
     @property
     def step(self) -> Step | None:

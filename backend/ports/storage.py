@@ -36,6 +36,10 @@ class BlobStore(Protocol):
         """The CID that `add_folder` would return; stores nothing."""
         ...
 
+    def directory_cid(self, path: Path) -> Cid:
+        """The CID that `add_directory` would return; stores nothing."""
+        ...
+
     def add_folder(self, files: Mapping[str, Path | bytes]) -> Cid:
         """Store and pin a folder of these files, atomically. Idempotent."""
         ...

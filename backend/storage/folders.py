@@ -58,6 +58,9 @@ class FolderStore(ABC):
     def folder_cid(self, files: Mapping[str, Path | bytes]) -> Cid:
         return folder_cid(files)
 
+    def directory_cid(self, path: Path) -> Cid:
+        return Cid(str(import_tree(tree_of_directory(path), lambda _cid, _block: None).cid))
+
     def add_folder(self, files: Mapping[str, Path | bytes]) -> Cid:
         return self._add(tree_of_files(files))
 

@@ -76,7 +76,7 @@ class AdapterView(View):
             adapter_digest=None if result is None else result.adapter_digest,
             base_model=None if result is None else result.base_model,
             metrics={} if result is None else dict(result.metrics),
-            cid=job.cid,
+            cid=job.published_cid,
             version_id=job.version_id,
             error=JobErrorView.model_validate(job.error) if job.error else None,
         )

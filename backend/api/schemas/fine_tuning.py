@@ -191,7 +191,7 @@ class JobView(View):
             adapter_digest=job.result.adapter_digest if job.result else None,
             base_model=job.result.base_model if job.result else None,
             metrics=dict(job.result.metrics) if job.result else {},
-            cid=job.cid,
+            cid=job.published_cid,
             version_id=job.version_id,
             error=JobErrorView.model_validate(job.error) if job.error else None,
             payment=PaymentView.of(job.payment, num_charged) if job.payment else None,

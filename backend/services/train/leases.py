@@ -232,6 +232,11 @@ class Leases:
             enqueue(tx, replace(job, state=state, result=None), now)
             tx.training.add_event(job.id, "state", {"state": state.value}, now)
 
+    def begin_publication(self, leased: LeasedJob, cid: Cid) -> None:
+        """Record the folder that is about to be stored, so that it is deleted if the job ends otherwise."""
+        with self._locked(leased) as (tx, job):
+            tx.training.save(replace(job, cid=cid))
+
     def complete_publication(self, leased: LeasedJob, cid: Cid) -> TrainingJob:
         """Finish the job and charge for it. Errors: `PaymentWithdrawn`, and those of denials, after which
         nothing has changed.

@@ -104,13 +104,17 @@ class Publication:
         self._screening = screening
         self._clock = clock
 
+    def cid_of(self, folder: Path) -> Cid:
+        """The CID under which `publish` stores a folder."""
+        return self._store.directory_cid(folder)
+
     def publish(self, folder: Path) -> Cid:
-        """Store and pin a folder, and read it back by its CID. Idempotent.
+        """Store and pin a folder, and read it back by its CID. Idempotent. Needs space beside the folder.
 
         Errors: `ContentCorrupt` if the content differs, `Unavailable`.
         """
         cid = self._store.add_directory(folder)
-        with tempfile.TemporaryDirectory() as scratch:
+        with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
             fetched = Path(scratch) / "fetched"
             self._store.fetch_folder(cid, fetched)
             if _digests(fetched) != _digests(folder):
@@ -119,21 +123,23 @@ class Publication:
                 )
         return cid
 
-    def discard(self, job: TrainingJob, cid: Cid) -> None:
-        """Delete the folder of a job whose publication was refused, unless a version or another job has it. A
+    def discard(self, job_id: str) -> None:
+        """Delete the folder of a job that ended without success, unless a version or another job needs it. A
         folder that is denied itself is always deleted, as by the takedown of its version.
 
-        Errors: `Unavailable`.
+        Errors: `Unavailable`; `forget_unneeded` tries again.
         """
-        if job.result is None:
-            return
-        digest = job.result.adapter_digest
         with self._db.read() as tx:
-            others = tx.training.of_adapters([digest]).get(digest, [])
-            is_needed = _is_named(tx, digest, cid) or any(other.cid == cid for other in others)
-            is_denied = bool(tx.denials.find([Subject(Denied.CONTENT, cid_digest(cid))]))
+            job = tx.training.get(job_id)
+            if job is None or not job.is_over or job.state is JobState.SUCCEEDED:
+                return
+            if job.cid is None or job.result is None:
+                return
+            is_needed = _is_named(tx, job.result.adapter_digest, job.cid) or tx.training.has_needed(job.cid)
+            is_denied = bool(tx.denials.find([Subject(Denied.CONTENT, cid_digest(job.cid))]))
         if is_denied or not is_needed:
-            self._store.forget(cid)
+            self._store.forget(job.cid)
+        self._drop_cid(job)
 
     def record(self, job: TrainingJob, listing: Listing, *, accepts_worse: bool = False) -> VersionRecord:
         """Errors: `NotPublished`; `NoBetterThanBase` unless `accepts_worse`."""
@@ -224,9 +230,10 @@ class Publication:
                 num_recorded += 1
         return num_recorded
 
-    def forget_unregistered(self) -> int:
-        """Delete the folders of imports that no version names `UNREGISTERED_FOR` after their publication;
-        return their number. It may be killed at any point.
+    def forget_unneeded(self) -> int:
+        """Delete the folders that no version names `UNREGISTERED_FOR` after their job ended: of imports, and
+        of jobs without success, which are left if a worker is killed while it publishes. Return their number.
+        It may be killed at any point.
         """
         with self._db.read() as tx:
             head = tx.chain.cursor()  # first: the versions may then be newer
@@ -234,20 +241,23 @@ class Publication:
                 return 0
             # A version may be on the chain and not indexed yet.
             indexed_until = min(self._clock(), datetime.fromtimestamp(head.timestamp, UTC))
-            published = tx.training.unregistered_imports(indexed_until - UNREGISTERED_FOR)
+            unneeded = tx.training.unneeded(indexed_until - UNREGISTERED_FOR)
             expired = [
                 job
-                for job in published
+                for job in unneeded
                 if job.cid and job.result and not _is_named(tx, job.result.adapter_digest, job.cid)
             ]
         if expired:  # each deletion reads what is stored
             self._store.forget(*{job.cid for job in expired if job.cid is not None})
         for job in expired:
-            with self._db.begin() as tx:
-                locked = tx.training.locked(job.id)
-                if locked is not None:
-                    tx.training.save(replace(locked, cid=None))
+            self._drop_cid(job)
         return len(expired)
+
+    def _drop_cid(self, job: TrainingJob) -> None:
+        with self._db.begin() as tx:
+            locked = tx.training.locked(job.id)
+            if locked is not None:
+                tx.training.save(replace(locked, cid=None))
 
     def _job_of(self, job_id: str, account: Account) -> TrainingJob:
         with self._db.begin() as tx:

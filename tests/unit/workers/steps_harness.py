@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from backend.domain.adapter_files import CONFIG_FILE, WEIGHTS_FILE
 from backend.domain.ids import Cid, VersionId
 from backend.domain.screening import ScreeningReport
+from backend.domain.training import JobState
 from backend.services.contribute.transfers import Transfers
 from backend.services.train.imported import ImportedAdapters
 from backend.services.train.parents import Parent, reject_parent
@@ -27,7 +28,7 @@ from workers.training.spec import ADAPTER
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from backend.domain.training import JobState, Step, TrainingJob
+    from backend.domain.training import Step, TrainingJob
 
 CID = Cid("bafybeigdyrzt5sfp7udm7hu76uh7y26nf3efuylqabf3oclgtqy55fbzdi")
 RESULT_JSON = {
@@ -54,12 +55,18 @@ ADAPTER_FILES = (CONFIG_FILE, WEIGHTS_FILE)
 
 
 class FakePublication:
-    """Replaces `Publication`; records the published folders, and the discarded ones."""
+    """Replaces `Publication`; records the published folders, and the jobs without success whose folders are
+    discarded.
+    """
 
-    def __init__(self) -> None:
+    def __init__(self, jobs: JobHarness) -> None:
+        self._jobs = jobs
         self.folders: list[Path] = []
-        self.discarded: list[Cid] = []
+        self.discarded: list[str] = []
         self.error: Exception | None = None
+
+    def cid_of(self, folder: Path) -> Cid:
+        return CID
 
     def publish(self, folder: Path) -> Cid:
         if self.error is not None:
@@ -67,8 +74,11 @@ class FakePublication:
         self.folders.append(folder)
         return CID
 
-    def discard(self, job: TrainingJob, cid: Cid) -> None:
-        self.discarded.append(cid)
+    def discard(self, job_id: str) -> None:
+        job = self._jobs.training.get(job_id)
+        if job.is_over and job.state is not JobState.SUCCEEDED:
+            assert job.cid == CID
+            self.discarded.append(job_id)
 
 
 class FakeScreening:
@@ -85,7 +95,7 @@ class StepsHarness:
         self.jobs = jobs
         self.folder = folder
         self.rows = InMemoryRows(letter_rows())
-        self.store = FakePublication()
+        self.store = FakePublication(jobs)
         self.parents: dict[VersionId, Parent] = {}
         self.transfers = Transfers(folder.parent / "transfers", 1 << 20)
         self.imports = ImportedAdapters(jobs.database, self.transfers, lambda: jobs.now)

@@ -17,7 +17,7 @@ from backend.domain.training import JobState, Step
 from backend.services.contribute.snapshot import ContributionWithdrawn
 from backend.services.train.leases import MAX_ATTEMPTS, MAX_OUTAGE, Leases
 from backend.services.train.transitions import MAX_REDELIVERY_SECONDS
-from tests.unit.workers.steps_harness import CID, DONE, StepsHarness, state
+from tests.unit.workers.steps_harness import DONE, StepsHarness, state
 from tests.unit.workers.support import CREATOR, RESULT
 from workers.inspection import InspectionFailed
 from workers.training.folders import home_id
@@ -153,7 +153,36 @@ def test_an_adapter_that_is_denied_while_it_is_published_is_discarded(
     monkeypatch.setattr(harness.store, "publish", publish_and_deny)
     harness.run(job.id, Step.PUBLISH)
     assert state(harness, job.id) is JobState.FAILED
-    assert harness.store.discarded == [CID]
+    assert harness.store.discarded == [job.id]
+
+
+def test_an_adapter_whose_job_is_cancelled_while_it_is_published_is_discarded(
+    harness: StepsHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job, publish = harness.jobs.job(), harness.store.publish
+    harness.run(job.id, Step.VALIDATE, Step.TRAIN)
+
+    def publish_and_cancel(folder: Path) -> Cid:
+        harness.jobs.training.cancel(job.id, CREATOR)
+        return publish(folder)
+
+    monkeypatch.setattr(harness.store, "publish", publish_and_cancel)
+    harness.run(job.id, Step.PUBLISH)
+    assert state(harness, job.id) is JobState.CANCELLED
+    assert harness.store.discarded == [job.id]
+
+
+def test_a_folder_that_cannot_be_deleted_now_stops_no_worker(
+    harness: StepsHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = harness.jobs.job()
+
+    def discard(_job_id: str) -> None:
+        raise Unavailable("the store is away")
+
+    monkeypatch.setattr(harness.store, "discard", discard)
+    harness.run(job.id, *Step)
+    assert state(harness, job.id) is JobState.SUCCEEDED
 
 
 def test_an_adapter_that_kills_its_inspection_is_given_up(harness: StepsHarness) -> None:

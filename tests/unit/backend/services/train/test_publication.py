@@ -70,6 +70,7 @@ class PublicationHarness:
         self.publication = Publication(database, self.store, self.chain, self.screening, clock)  # type: ignore[arg-type]
         self.transfers = Transfers(folder / "transfers", 1000)
         self.imports = ImportedAdapters(database, self.transfers, clock)
+        self._taken: dict[str, Any] = {}
         self.adapter = folder / "adapter"
         self.adapter.mkdir()
         for name in ("adapter_config.json", "README.md"):
@@ -82,10 +83,25 @@ class PublicationHarness:
         leases.complete_training(self._take(job, Step.TRAIN), result)
         return self.jobs.training.get(job.id)
 
-    def publish(self, result: TrainingResult = RESULT) -> TrainingJob:
+    def begin_publication(self, result: TrainingResult = RESULT) -> TrainingJob:
+        """Store the folder; the job has not ended yet."""
         job = self.train(result)
-        held = self._take(job, Step.PUBLISH)
-        self.jobs.leases.complete_publication(held, self.publication.publish(self.adapter))
+        held = self._taken[job.id] = self._take(job, Step.PUBLISH)
+        self.jobs.leases.begin_publication(held, self.publication.cid_of(self.adapter))
+        self.publication.publish(self.adapter)
+        return self.jobs.training.get(job.id)
+
+    def end(self, job: TrainingJob, how: str) -> None:
+        """Cancel it, or have it fail."""
+        if how == "cancel":
+            self.jobs.training.cancel(job.id, CREATOR)
+        else:
+            self.jobs.leases.fail(self._taken[job.id], {"code": "refused", "message": "as a denial does"})
+
+    def publish(self, result: TrainingResult = RESULT) -> TrainingJob:
+        job = self.begin_publication(result)
+        assert job.cid is not None
+        self.jobs.leases.complete_publication(self._taken[job.id], job.cid)
         return self.jobs.training.get(job.id)
 
     def publish_import(self) -> TrainingJob:
@@ -113,7 +129,7 @@ class PublicationHarness:
         head.timestamp = int((self.jobs.now - lag).timestamp())
         with self.jobs.database.begin() as tx:
             tx.session.merge(head)
-        return self.publication.forget_unregistered()
+        return self.publication.forget_unneeded()
 
     def list_elsewhere(self, creator: Account) -> str:
         """Register the same weights for another creator, in another folder."""
@@ -262,7 +278,7 @@ def test_an_import_that_is_not_registered_within_a_week_is_deleted(harness: Publ
     assert harness.forget(SECOND) == 1
     assert job.cid is not None
     assert not harness.store.has(job.cid)
-    assert harness.publication.forget_unregistered() == 0
+    assert harness.publication.forget_unneeded() == 0
     with pytest.raises(NotPublished, match="import the adapter again"):
         harness.publication.prepare(job.id, CREATOR, LISTING)
 
@@ -283,7 +299,7 @@ def test_no_registration_is_prepared_that_may_come_after_the_deletion(harness: P
 def test_an_import_stays_while_its_registration_may_not_be_indexed(harness: PublicationHarness) -> None:
     job = harness.publish_import()
     harness.jobs.wait(2 * UNREGISTERED_FOR.total_seconds())
-    assert harness.publication.forget_unregistered() == 0  # nothing is indexed
+    assert harness.publication.forget_unneeded() == 0  # nothing is indexed
     assert harness.forget(SECOND, lag=UNREGISTERED_FOR + SECOND) == 0
     assert job.cid is not None
     assert harness.store.has(job.cid)
@@ -303,24 +319,66 @@ def test_the_folder_of_an_import_stays_while_a_version_or_a_later_import_has_it(
     assert harness.store.has(job.cid)
 
 
-def test_a_refused_folder_is_deleted_unless_a_version_or_another_job_has_it(
+@pytest.mark.parametrize("end", ["cancel", "fail"])
+def test_the_folder_of_a_job_without_success_is_deleted(harness: PublicationHarness, end: str) -> None:
+    job = harness.begin_publication()
+    assert job.cid is not None
+    harness.publication.discard(job.id)
+    assert harness.store.has(job.cid)
+    assert job.published_cid is None
+    harness.end(job, end)
+    harness.publication.discard(job.id)
+    assert not harness.store.has(job.cid)
+    assert harness.jobs.training.get(job.id).cid is None
+
+
+def test_what_a_killed_worker_left_of_a_job_without_success_is_deleted_after_a_week(
     harness: PublicationHarness,
 ) -> None:
-    refused = harness.train()
-    cid = harness.publication.publish(harness.adapter)
-    harness.publication.discard(refused, cid)
-    assert not harness.store.has(cid)
+    job = harness.begin_publication()
+    assert job.cid is not None
+    harness.end(job, "cancel")
+    assert harness.forget(UNREGISTERED_FOR) == 0
+    other = harness.begin_publication()
+    assert harness.forget(SECOND) == 0  # `other` may publish it
+    harness.end(other, "cancel")
+    assert harness.forget(SECOND) == 1
+    assert not harness.store.has(job.cid)
+
+
+def test_a_job_that_succeeded_keeps_its_folder(harness: PublicationHarness) -> None:
     job = harness.publish()
-    harness.publication.discard(refused, cid)
+    harness.publication.discard(job.id)
+    assert job.published_cid is not None
+    assert harness.store.has(job.published_cid)
+    assert harness.forget(UNREGISTERED_FOR + SECOND) == 0
+
+
+def test_a_folder_stays_while_another_job_or_a_version_needs_it(harness: PublicationHarness) -> None:
+    def without_success() -> TrainingJob:
+        job = harness.begin_publication()
+        harness.end(job, "cancel")
+        return job
+
+    first, other = without_success(), harness.begin_publication()
+    cid = first.cid
+    assert cid is not None
+    harness.publication.discard(first.id)
     assert harness.store.has(cid)
-    harness.confirm(job)
+    harness.end(other, "cancel")
+    published = harness.publish()
+    harness.publication.discard(other.id)
+    assert harness.store.has(cid)
+    last = without_success()
+    harness.confirm(published)
     with harness.jobs.database.begin() as tx:
-        tx.training.save(replace(job, cid=None))
-    harness.publication.discard(refused, cid)
+        tx.training.save(replace(published, cid=None))
+    harness.publication.discard(last.id)
     assert harness.store.has(cid)
+    denied = without_success()
     with harness.jobs.database.begin() as tx:  # as a takedown of the version does
         tx.denials.put(Denial(Subject(Denied.CONTENT, cid_digest(cid)), Reason.LEGAL, harness.jobs.now))
-    harness.publication.discard(refused, cid)
+    harness.publication.discard(denied.id)
     assert not harness.store.has(cid)
 
 
