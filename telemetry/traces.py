@@ -113,6 +113,8 @@ def _record_block(
     links: Iterable[str],
     attributes: Mapping[str, str | int | float],
 ) -> Iterator[Span]:
+    from opentelemetry.trace import StatusCode
+
     # Exceptions are not recorded: their text may quote a user's prompt.
     with tracer.start_as_current_span(
         name,
@@ -120,8 +122,13 @@ def _record_block(
         attributes=_dotted(attributes),
         links=list(map(_link, links)),
         record_exception=False,
+        set_status_on_exception=False,
     ) as current:
-        yield current
+        try:
+            yield current
+        except Exception:
+            current.set_status(StatusCode.ERROR)
+            raise
 
 
 def _link(traceparent: str) -> Link:

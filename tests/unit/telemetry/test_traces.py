@@ -55,6 +55,7 @@ def test_an_error_is_recorded_without_its_message() -> None:
         raise ValueError("secret prompt")
     span = by_name(spans)["failing"]
     assert not span.status.is_ok
+    assert span.status.description is None
     assert not span.events
 
 
