@@ -63,8 +63,12 @@ class DiskSpace:
         if self.left < num_bytes:
             raise DiskFull("the disk of this installation is nearly full; its operator must free space")
 
-    def limit(self, stream: Iterable[bytes]) -> Iterator[bytes]:
-        """The stream, while there is space for it. Errors: as of `require`."""
+    def limit(self, stream: Iterable[bytes], *, is_copied: bool = False) -> Iterator[bytes]:
+        """The stream, while there is space for it, and for a copy of it if `is_copied`. Errors: as of
+        `require`.
+        """
+        num_copied = 0
         for chunk in stream:
-            self.require(len(chunk))
+            num_copied += len(chunk) if is_copied else 0
+            self.require(len(chunk) + num_copied)
             yield chunk

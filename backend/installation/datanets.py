@@ -9,7 +9,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from backend.db.unit_of_work import Database
     from backend.installation.resources import Resources
+    from backend.ports.chain import Chain
+    from backend.ports.storage import BlobStore
     from backend.services.contribute.check_upload import UploadCheck
     from backend.services.contribute.contributions import Contributions
     from backend.services.contribute.curate import Curation
@@ -103,12 +106,16 @@ class Datanets:
         """Snapshots of contributions in the local store."""
         from backend.services.contribute.snapshot import Snapshots
 
-        return Snapshots(self._db, self._blobs, self._resources.chain, self._relays())
+        return Snapshots(*self._snapshot_parts)
 
     @cached_property
     def fetching_snapshots(self) -> Snapshots:
         """Snapshots that also fetch contributions stored by other operators."""
         from backend.services.contribute.snapshot import Snapshots
 
-        bring = self._resources.peers_for(self._db).fetch
-        return Snapshots(self._db, self._blobs, self._resources.chain, self._relays(), bring)
+        return Snapshots(*self._snapshot_parts, self._resources.peers_for(self._db).fetch)
+
+    @property
+    def _snapshot_parts(self) -> tuple[Database, BlobStore, Chain, Relays, Path]:
+        resources = self._resources
+        return self._db, self._blobs, resources.chain, self._relays(), resources.scratch

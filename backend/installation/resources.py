@@ -15,6 +15,7 @@ from backend.installation.extras import require_extra
 
 if TYPE_CHECKING:
     import socket
+    from pathlib import Path
 
     from backend.chain.client import ChainClient
     from backend.chain.keystore import KeyStore
@@ -90,6 +91,15 @@ class Resources:
         migrate(self.database.engine, revision)
 
     @cached_property
+    def scratch(self) -> Path:
+        """Folder for temporary files of the size of uploads and adapters. `/tmp` is often in memory, and its
+        free space is not what `LORALEDGER_RESERVED_DISK_BYTES` limits.
+        """
+        folder = self.settings.home / "tmp"
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    @cached_property
     def blobs(self) -> BlobStore:
         kubo, bucket = self.settings.ipfs_api, self.settings.s3_url
         if kubo and bucket:
@@ -97,12 +107,12 @@ class Resources:
         if kubo:
             from backend.storage.kubo import KuboStore
 
-            return KuboStore(kubo, self.settings.home / "kubo-garbage")
+            return KuboStore(kubo, self.settings.home / "kubo-garbage", self.scratch)
         if bucket:
             from backend.storage.s3 import S3Store
 
             require_extra("aws", "LORALEDGER_S3_URL")
-            return S3Store(bucket)
+            return S3Store(bucket, self.scratch)
         from backend.storage.embedded import EmbeddedStore
 
         return EmbeddedStore(self.settings.blocks)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import tempfile
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from backend.domain.content import ContentCorrupt, DecodedCid, MalformedCid, decode_binary_cid, verify_block
@@ -10,6 +12,7 @@ from backend.storage.dagpb import node_of, read_varint, varint
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+    from pathlib import Path
     from typing import BinaryIO
 
 _HEADER_START = b"\xa2\x65roots\x81\xd8\x2a\x58\x25\x00"
@@ -18,6 +21,8 @@ _HEADER_BYTES = len(_HEADER_START) + 36 + len(_HEADER_END)
 _MAX_CONTENT_BYTES = (2 << 20) + 36
 MAX_SECTION_BYTES = _MAX_CONTENT_BYTES + 10
 """Of a section: its length, a CID and a block."""
+MAX_LINKS = 1 << 18
+"""Of a tree of others: they are remembered while it is read. 64 GiB have as many chunks."""
 
 
 def car_header(root: DecodedCid) -> bytes:
@@ -42,21 +47,36 @@ def read_tree(root: DecodedCid, chunks: Iterable[bytes]) -> Iterator[tuple[Decod
     """The verified blocks of one tree from an untrusted CAR. Each block must be linked from an earlier one,
     and occur once.
 
-    Errors: `ContentCorrupt` for any other block, and at the end if one is missing; what `chunks` raises.
+    Errors: `ContentCorrupt` for any other block, for more than `MAX_LINKS`, and at the end if a block is
+    missing; what `chunks` raises.
     """
     actual_root, blocks = read_car(io.BufferedReader(_ChunkStream(chunks)))
     if actual_root != root:
         raise ContentCorrupt(f"the root of the CAR is {actual_root}, not {root}")
-    expected, seen = {root}, set()
+    expected, seen, num_links = {root}, set(), 0
     for cid, block in blocks:
         if cid not in expected:
             raise ContentCorrupt(f"the CAR of {root} has {cid}, which no earlier block links to")
+        links = node_of(cid, block).links
+        num_links += len(links)
+        if num_links > MAX_LINKS:
+            raise ContentCorrupt(f"the blocks of {root} have more than {MAX_LINKS} links")
         yield cid, block
         expected.discard(cid)
         seen.add(cid)
-        expected |= {link.cid for link in node_of(cid, block).links} - seen
+        expected |= {link.cid for link in links} - seen
     if expected:
         raise ContentCorrupt(f"the CAR of {root} lacks {len(expected)} blocks")
+
+
+@contextmanager
+def spooled_tree(root: DecodedCid, chunks: Iterable[bytes], folder: Path) -> Iterator[BinaryIO]:
+    """A temporary file in `folder` with the blocks of `read_tree` as a CAR. It is read by nobody else."""
+    with tempfile.TemporaryFile(dir=folder) as file:
+        file.write(car_header(root))
+        file.writelines(car_section(cid, block) for cid, block in read_tree(root, chunks))
+        file.seek(0)
+        yield file
 
 
 class _ChunkStream(io.RawIOBase):

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import fcntl
 import logging
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from math import inf
 from typing import TYPE_CHECKING
 
 from backend.disk.locks import locked
 from backend.domain.content import ContentCorrupt, ContentMissing, DecodedCid, decode_cid
 from backend.domain.ids import Cid
-from backend.storage.car import read_car, read_tree
+from backend.storage.car import read_car, spooled_tree
 from backend.storage.flatfs import FlatFs, key_of, leaf_of
 from backend.storage.folders import FolderStore
 from backend.storage.unixfs import Tree, import_tree
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
+    from collections.abc import Collection, Iterable, Iterator
     from contextlib import AbstractContextManager
     from pathlib import Path
     from typing import BinaryIO
@@ -76,19 +76,14 @@ class EmbeddedStore(FolderStore):
 
     def add_car(self, cid: Cid, car: Iterable[bytes]) -> None:
         root = decode_cid(cid)
-        with self._lock(fcntl.LOCK_SH):
-            for below, block in read_tree(root, car):
-                self._blocks.put(below, block)
+        with self._adding(root, car):
             self._write_pin(root)
 
     def add_copy(self, cid: Cid, car: Iterable[bytes]) -> None:
         root = decode_cid(cid)
-        with self._lock(fcntl.LOCK_SH):
-            for below, block in read_tree(root, car):
-                self._blocks.put(below, block)
-            # Replaces no pin. A crash may leave an empty one, with which the folder is kept.
-            with suppress(FileExistsError), (self._pins / str(root)).open("xb") as pin:
-                pin.write(COPY)
+        # Replaces no pin. A crash may leave an empty one, with which the folder is kept.
+        with self._adding(root, car), suppress(FileExistsError), (self._pins / str(root)).open("xb") as pin:
+            pin.write(COPY)
 
     def keep(self, cid: Cid) -> bool:
         with self._lock(fcntl.LOCK_SH):
@@ -101,7 +96,6 @@ class EmbeddedStore(FolderStore):
     def evict(self, *cids: Cid) -> None:
         if set(cids).isdisjoint(self.copies(inf)):
             return  # without a look at all that is stored
-        # Additions hold the lock for as long as another operator takes to send a folder.
         with suppress(BlockingIOError), self._lock(fcntl.LOCK_EX | fcntl.LOCK_NB):
             self._delete_unpinned(evicted=cids)
 
@@ -166,6 +160,16 @@ class EmbeddedStore(FolderStore):
                 is_complete = False
                 log.warning("block %s cannot be read, so those below it are unknown: %s", cid, error)
         return {key_of(cid) for cid in seen}, is_complete
+
+    @contextmanager
+    def _adding(self, root: DecodedCid, car: Iterable[bytes]) -> Iterator[None]:
+        """Store the blocks of a CAR for the block to pin. Others wait for the lock, so it is not held while
+        the CAR comes, for as long as another operator takes to send it.
+        """
+        with spooled_tree(root, car, self._root) as file, self._lock(fcntl.LOCK_SH):
+            for cid, block in read_car(file)[1]:
+                self._blocks.put(cid, block)
+            yield
 
     def _add(self, tree: Tree) -> Cid:
         with self._lock(fcntl.LOCK_SH):

@@ -12,7 +12,7 @@ from uuid import uuid4
 from backend.domain.content import Codec, ContentCorrupt, ContentMissing, DecodedCid, decode_cid
 from backend.domain.errors import InvalidInput, Unavailable
 from backend.domain.ids import Cid
-from backend.storage.car import car_header, car_section, read_tree
+from backend.storage.car import car_header, car_section, spooled_tree
 from backend.storage.folders import FolderStore
 from backend.storage.unixfs import Tree, import_tree
 
@@ -35,9 +35,11 @@ class KuboStore(FolderStore):
     """
 
     def __init__(
-        self, address: str, garbage: Path, *, timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS
+        self, address: str, garbage: Path, scratch: Path, *, timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS
     ) -> None:
-        """`garbage`: a file that is there while forgotten folders are to be deleted."""
+        """`garbage`: a file that is there while forgotten folders are to be deleted. `scratch`: folder for
+        the CARs of additions.
+        """
         import ipfshttpclient
 
         # The client passes urllib3 an argument that 2.x deprecates; hence `urllib3<3` in pyproject.toml.
@@ -45,7 +47,7 @@ class KuboStore(FolderStore):
         # Not `connect`: it checks the version and warns about current daemons. The calls here are stable.
         multiaddr = to_multiaddr(address)
         self._client: Any = ipfshttpclient.Client(multiaddr, session=True, timeout=timeout_seconds)
-        self._garbage = garbage
+        self._garbage, self._scratch = garbage, scratch
         super().__init__(self._fetch)
 
     def has(self, cid: Cid) -> bool:
@@ -85,10 +87,7 @@ class KuboStore(FolderStore):
 
     def add_car(self, cid: Cid, car: Iterable[bytes]) -> None:
         root = decode_cid(cid)
-        with tempfile.TemporaryFile() as file:
-            file.write(car_header(root))
-            file.writelines(car_section(below, block) for below, block in read_tree(root, car))
-            file.seek(0)
+        with spooled_tree(root, car, self._scratch) as file:
             self._import(root, file)
 
     def close(self) -> None:
@@ -99,7 +98,7 @@ class KuboStore(FolderStore):
         self._garbage.write_text(uuid4().hex)
 
     def _add(self, tree: Tree) -> Cid:
-        with tempfile.TemporaryFile() as car:
+        with tempfile.TemporaryFile(dir=self._scratch) as car:
             root = _write_car(tree, car)
             self._import(root, car)
         return Cid(str(root))
@@ -124,6 +123,7 @@ class KuboStore(FolderStore):
     @contextmanager
     def _errors(self) -> Iterator[None]:
         from ipfshttpclient import exceptions
+        from requests import RequestException
 
         try:
             yield
@@ -132,7 +132,7 @@ class KuboStore(FolderStore):
             if any(sign in message for sign in ("not pinned", "could not find", "not found")):
                 raise ContentMissing(f"IPFS: {message}") from error
             raise Unavailable(f"IPFS refused: {message}") from error
-        except exceptions.Error as error:
+        except (exceptions.Error, RequestException) as error:  # the latter while a body is read
             raise Unavailable(f"IPFS is not reachable: {error}") from error
 
 

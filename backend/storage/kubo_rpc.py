@@ -147,6 +147,7 @@ class _Rpc:
 
     def _add_folder(self, folder: Path, *, wraps: bool) -> Iterator[dict[str, Any]]:
         """Report entries as `ipfs add` does, contents before their folder. Top-level entries are pinned."""
+        pins = set(self._store.pins())
         root = self._store.add_directory(folder)
         entries = self._store.entries(root)
         for entry in reversed(entries):
@@ -155,7 +156,7 @@ class _Rpc:
             yield {"Name": entry.path, "Hash": str(entry.cid), "Size": str(entry.size or 0)}
         if wraps:
             yield {"Name": "", "Hash": root, "Size": str(sum(entry.size or 0 for entry in entries))}
-        else:
+        elif root not in pins:
             self._store.unpin(root)
 
 

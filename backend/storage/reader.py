@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from backend.domain.ids import Cid
 
     Nodes = Callable[[DecodedCid], Node]
+    Summary = int | dict[str, DecodedCid]
 
 MAX_BLOCK_BYTES = 2 << 20
 """The largest block that IPFS peers exchange."""
@@ -40,6 +41,8 @@ NUM_KEPT_NODES = 8
 """Decoded nodes that an operation keeps; each may have 45,000 links."""
 MAX_ENTRIES = 100_000
 """Limit of files and folders below one folder: a few crafted blocks could expand exponentially."""
+MIN_CHUNK_BYTES = 1024
+"""Of a file on average: smaller chunks cost more to read than to store. Importers write 256 KiB and more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,15 +103,7 @@ class TreeReader:
 
     def entries(self, cid: Cid) -> list[Entry]:
         """Files and folders below the folder, a folder before its contents."""
-        root, nodes = decode_cid(cid), self._nodes()
-        found: list[Entry] = []
-        for entry in _walk(nodes, root, "", 0):
-            if len(found) == MAX_ENTRIES:
-                raise ContentUnsafe(
-                    f"{cid} has more than {MAX_ENTRIES} files and folders", "cid", {"cid": cid}
-                )
-            found.append(entry)
-        return found
+        return _Walk(self._node, decode_cid(cid)).entries()
 
     def fetch_folder(self, cid: Cid, destination: Path, max_bytes: int | None) -> None:
         entries = self.entries(cid)
@@ -159,16 +154,42 @@ def _write(nodes: Nodes, entry: Entry, root: Path) -> None:
         os.fsync(file.fileno())
 
 
-def _walk(nodes: Nodes, folder: DecodedCid, prefix: str, depth: int) -> Iterator[Entry]:
-    if depth > MAX_DEPTH:
-        raise ContentUnsafe(f"{folder} is nested more than {MAX_DEPTH} deep", "cid")
-    for name, cid in _entries_of(folder, nodes(folder)).items():
-        below = nodes(cid)
-        if below.kind is Kind.FOLDER:
-            yield Entry(prefix + name, cid, None)
-            yield from _walk(nodes, cid, f"{prefix}{name}/", depth + 1)
-        else:
-            yield Entry(prefix + name, cid, below.size)
+class _Walk:
+    """Lists a folder. Each block is decoded once: a folder may name the same large blocks very often."""
+
+    def __init__(self, nodes: Nodes, root: DecodedCid) -> None:
+        self._nodes, self._root = nodes, root
+        self._summaries: dict[DecodedCid, Summary] = {}
+        self._num_entries = 0
+
+    def entries(self) -> list[Entry]:
+        """Errors: `ContentUnsafe` for more than `MAX_ENTRIES`, `ContentMissing` if the root is no folder."""
+        return list(self._below(self._root, "", 0))
+
+    def _below(self, folder: DecodedCid, prefix: str, depth: int) -> Iterator[Entry]:
+        if depth > MAX_DEPTH:
+            raise ContentUnsafe(f"{folder} is nested more than {MAX_DEPTH} deep", "cid")
+        links = self._summary(folder)
+        if isinstance(links, int):
+            raise ContentMissing(f"{folder} is not a folder", "cid", {"cid": str(folder)})
+        self._num_entries += len(links)
+        if self._num_entries > MAX_ENTRIES:
+            message = f"{self._root} has more than {MAX_ENTRIES} files and folders"
+            raise ContentUnsafe(message, "cid", {"cid": str(self._root)})
+        for name, cid in links.items():
+            below = self._summary(cid)
+            if isinstance(below, int):
+                yield Entry(prefix + name, cid, below)
+            else:
+                yield Entry(prefix + name, cid, None)
+                yield from self._below(cid, f"{prefix}{name}/", depth + 1)
+
+    def _summary(self, cid: DecodedCid) -> Summary:
+        """A file's size, or a folder's entries."""
+        if cid not in self._summaries:
+            node = self._nodes(cid)
+            self._summaries[cid] = _entries_of(cid, node) if node.kind is Kind.FOLDER else node.size
+        return self._summaries[cid]
 
 
 def _chunks(nodes: Nodes, cid: DecodedCid, size: int, depth: int) -> Iterator[bytes]:
@@ -183,6 +204,7 @@ def _chunks(nodes: Nodes, cid: DecodedCid, size: int, depth: int) -> Iterator[by
         and len(child_sizes) == len(node.links)
         and node.size == size == len(node.data) + sum(child_sizes)
         and all(child_sizes)
+        and size >= MIN_CHUNK_BYTES * (len(child_sizes) - 1)
     )
     if not is_valid:
         raise ContentCorrupt(f"file node {cid} contradicts its size", details={"cid": str(cid)})

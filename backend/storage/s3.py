@@ -19,6 +19,7 @@ from backend.storage.unixfs import Tree, import_tree
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+    from pathlib import Path
     from typing import BinaryIO
 
 WINDOW_BYTES = 4 << 20
@@ -37,12 +38,14 @@ class S3Store(FolderStore):
     every AWS client.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, scratch: Path) -> None:
+        """`scratch`: folder for what is uploaded."""
         import boto3
         from botocore.config import Config
         from botocore.exceptions import BotoCoreError
 
         self._bucket, self._prefix = parse_url(url)
+        self._scratch = scratch
         # Servers other than AWS's may not know the checksums that the client adds by default.
         config = Config(
             connect_timeout=10,
@@ -76,7 +79,7 @@ class S3Store(FolderStore):
 
     def add_car(self, cid: Cid, car: Iterable[bytes]) -> None:
         root = decode_cid(cid)
-        with _Blocks() as blocks:
+        with _Blocks(self._scratch) as blocks:
             for below, block in read_tree(root, car):
                 blocks.put(below, block)
             self._upload(root, blocks)
@@ -94,7 +97,7 @@ class S3Store(FolderStore):
         self._client.close()
 
     def _add(self, tree: Tree) -> Cid:
-        with _Blocks() as blocks:
+        with _Blocks(self._scratch) as blocks:
             root = import_tree(tree, blocks.put).cid
             self._upload(root, blocks)
         return Cid(str(root))
@@ -108,7 +111,7 @@ class S3Store(FolderStore):
             for cid, block in TreeReader(blocks.get).blocks(root):
                 yield cid, car_section(cid, block)
 
-        with tempfile.TemporaryFile() as file, self._errors(str(root)):
+        with tempfile.TemporaryFile(dir=self._scratch) as file, self._errors(str(root)):
             write_indexed(sections(), file)
             self._client.upload_fileobj(file, self._bucket, self._key(root))
 
@@ -173,10 +176,10 @@ class _Folder:
 
 
 class _Blocks:
-    """Blocks in a temporary file."""
+    """Blocks in a temporary file in `folder`."""
 
-    def __init__(self) -> None:
-        self._file: BinaryIO = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `__exit__`
+    def __init__(self, folder: Path) -> None:
+        self._file: BinaryIO = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - closed by `__exit__`
         self._places: dict[DecodedCid, tuple[int, int]] = {}
 
     def __enter__(self) -> Self:

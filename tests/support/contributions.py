@@ -120,7 +120,7 @@ class ContributionHarness:
         )
         self.contributions = Contributions(database, *parts)  # type: ignore[arg-type]
         self.curation = Curation(database, self.store, self.staging, OPERATOR.account, lambda: self.now)
-        data = (self.store, self.chain, self.relays)
+        data = (self.store, self.chain, self.relays, folder)
         self.snapshots = Snapshots(database, *data)  # type: ignore[arg-type]
         self._about = self.store.add_folder({"README.md": b"# Letters"})
         about = cid_digest(self._about)

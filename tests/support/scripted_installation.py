@@ -360,7 +360,7 @@ class ScriptedInstallation:
             registry=Registry(self.db, chain, DatanetFolders(self.db, self.blobs, self.folder / "datanets")),
             contributions=Contributions(self.db, self.blobs, chain, consent, check, relays, terms),
             transfers=self.transfers,
-            snapshots=Snapshots(self.db, self.blobs, chain, relays),
+            snapshots=Snapshots(self.db, self.blobs, chain, relays, self.folder),
             training=Training(self.db, self.payments, self.clock),
             estimates=Estimates(self.db, FakeRows(), tokenisers, self.payments),
             imported_adapters=ImportedAdapters(self.db, self.transfers, self.clock),

@@ -22,6 +22,7 @@ from backend.services.contribute.staging import DATA_FILE, MANIFEST_FILE, stated
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
+    from pathlib import Path
     from typing import BinaryIO
 
     from backend.db.unit_of_work import Database, UnitOfWork
@@ -64,12 +65,15 @@ class Snapshots:
         store: BlobStore,
         chain: Chain,
         relays: Relays,
+        scratch: Path,
         fetch_folder: FetchFolder = fetch_nothing,
     ) -> None:
+        """`scratch`: folder for rows while they are read."""
         self._db = db
         self._store = store
         self._chain = chain
         self._relays = relays
+        self._scratch = scratch
         self._fetch_folder = fetch_folder
 
     def freeze(self, account: Account, datanet: DatanetId, count: int) -> PendingSnapshot:
@@ -162,7 +166,7 @@ class Snapshots:
 
     def _read(self, contribution: Contribution, lines: Sequence[int] | None = None) -> Iterator[Row]:
         """The contribution's rows, or those of these lines, counted from 0 and rising."""
-        with tempfile.SpooledTemporaryFile(SPOOL_BYTES) as spool:
+        with tempfile.SpooledTemporaryFile(SPOOL_BYTES, dir=str(self._scratch)) as spool:
             file = cast("BinaryIO", spool)
             self._fetch(contribution, file)
             numbered = enumerate(split_lines(iter(lambda: file.read(READ_BYTES), b"")), start=1)

@@ -114,7 +114,7 @@ class Peers:
         tree = self._outbound.get(
             f"{url}car", accept=CAR, max_bytes=limit, seconds=TREE_SECONDS, min_rate=MIN_TREE_RATE
         )
-        add(cid, self._space.limit(tree))
+        add(cid, self._space.limit(tree, is_copied=True))  # a store writes a temporary file first
 
     def _back_off(self, operator: Account, cid: Cid | None, seconds: float) -> None:
         now = self._clock()

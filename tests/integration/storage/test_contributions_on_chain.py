@@ -63,7 +63,7 @@ class Installation:
         terms = DatanetTerms(self.store, fetch_nothing, Background())
         self.contributions = Contributions(database, self.store, chain, consent, check, relays, terms)
         self.curation = Curation(database, self.store, staging, lane)
-        self.snapshots = Snapshots(database, self.store, chain, relays)
+        self.snapshots = Snapshots(database, self.store, chain, relays, home)
         self.registry = Registry(database, chain, DatanetFolders(database, self.store, home / "datanets"))
         signers = {key.account: key for key in (OPERATOR, ALICE, BOB)}
         self._sender = Sender(chain, database.send_queue, signers.get, CONFIRMATIONS)

@@ -55,6 +55,17 @@ def test_all_but_the_reserve_is_for_uploads(disk: Disk, tmp_path: Path) -> None:
         space.require(11)
 
 
+def test_a_stream_that_is_copied_needs_twice_the_space(disk: Disk, tmp_path: Path) -> None:
+    space = DiskSpace(tmp_path, RESERVED)
+    for is_copied, num_accepted in ((False, 10), (True, 5)):
+        disk.free = RESERVED + 100
+        stream = space.limit((bytes(10) for _ in range(11)), is_copied=is_copied)
+        for _ in range(num_accepted):
+            disk.free -= len(next(stream))
+        with pytest.raises(DiskFull):
+            next(stream)
+
+
 def test_an_upload_ends_where_the_reserve_begins_and_leaves_nothing(
     harness: ContributionHarness, disk: Disk
 ) -> None:

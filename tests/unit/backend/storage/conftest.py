@@ -43,7 +43,7 @@ def rpc_url(embedded: EmbeddedStore) -> Iterator[str]:
 
 @pytest.fixture
 def kubo(rpc_url: str, tmp_path: Path) -> Iterator[KuboStore]:
-    store = KuboStore(rpc_url, tmp_path / "garbage", timeout_seconds=20)
+    store = KuboStore(rpc_url, tmp_path / "garbage", tmp_path, timeout_seconds=20)
     yield store
     store.close()
 
@@ -60,8 +60,8 @@ def bucket(aws: str, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 @pytest.fixture
-def s3(bucket: str) -> Iterator[S3Store]:
-    store = S3Store(f"s3://{bucket}/some/prefix")
+def s3(bucket: str, tmp_path: Path) -> Iterator[S3Store]:
+    store = S3Store(f"s3://{bucket}/some/prefix", tmp_path)
     yield store
     store.close()
 

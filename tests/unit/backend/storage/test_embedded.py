@@ -316,19 +316,24 @@ def test_an_eviction_without_copies_reads_no_blocks(
     assert embedded.copies(inf) == [copy]
 
 
-def test_an_eviction_waits_for_no_addition(embedded: EmbeddedStore, tmp_path: Path) -> None:
+@pytest.mark.parametrize("add", ["add_car", "add_copy"])
+def test_no_deletion_waits_while_a_folder_is_sent_slowly(
+    embedded: EmbeddedStore, tmp_path: Path, add: str
+) -> None:
     elsewhere = EmbeddedStore(tmp_path / "elsewhere", is_durable=False)
-    copy, slow = copied(embedded, tmp_path / "elsewhere", b"x"), elsewhere.add_folder({"a": b"slow"})
+    copy, own = copied(embedded, tmp_path / "elsewhere", b"x"), embedded.add_folder({"a": b"own"})
+    slow = elsewhere.add_folder({"a": b"slow", "b": b"x"})
 
     def sent_slowly() -> Iterator[bytes]:
-        for chunk in elsewhere.car(slow):
-            embedded.evict(copy)
-            assert embedded.read(copy, "a") == b"x"
-            yield chunk
+        yield from elsewhere.car(slow)
+        embedded.evict(copy)
+        embedded.forget(own)
+        embedded.collect_garbage()
+        assert stored(embedded, leaf(b"x"), leaf(b"own")) == [False, False]
 
-    embedded.add_copy(slow, sent_slowly())
-    embedded.evict(copy)
-    assert embedded.copies(inf) == [slow]
+    getattr(embedded, add)(slow, sent_slowly())
+    assert embedded.pins() == [slow]
+    assert (embedded.read(slow, "a"), embedded.read(slow, "b")) == (b"slow", b"x")
 
 
 UNREADABLE = pytest.mark.parametrize("content", [None, b"corrupt", OSError(errno.EIO, "Input/output error")])

@@ -7,6 +7,7 @@ import httpx
 import ipfshttpclient
 import pytest
 from ipfshttpclient import exceptions
+from starlette.responses import Response
 
 from backend.domain.content import Codec, ContentCorrupt, ContentMissing, DecodedCid
 from backend.domain.errors import InvalidInput, Unavailable
@@ -150,7 +151,7 @@ def test_content_that_a_daemon_does_not_find_in_time_is_missing(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """A daemon searches for it without an end."""
-    store = KuboStore("http://127.0.0.1:9", tmp_path / "garbage", timeout_seconds=2)
+    store = KuboStore("http://127.0.0.1:9", tmp_path / "garbage", tmp_path, timeout_seconds=2)
 
     def search(_cid: str) -> bytes:
         raise exceptions.TimeoutError(None)
@@ -161,8 +162,34 @@ def test_content_that_a_daemon_does_not_find_in_time_is_missing(
     store.close()
 
 
+def test_a_connection_that_breaks_within_a_block_is_unavailable(
+    kubo: KuboStore, embedded: EmbeddedStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cid = embedded.add_folder({"a": b"x"})
+
+    class CutOff(Response):
+        def __init__(self, **parts: Any) -> None:
+            super().__init__(**parts)
+            self.headers["content-length"] = "1000"
+
+    monkeypatch.setattr("backend.storage.kubo_rpc.Response", CutOff)
+    with pytest.raises(Unavailable, match="not reachable"):
+        kubo.read(cid, "a")
+
+
+def test_a_folder_that_is_pinned_stays_so_when_its_files_are_added_again(
+    client: Any, embedded: EmbeddedStore, tmp_path: Path
+) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "a").write_bytes(b"x")
+    cid = embedded.add_directory(folder)
+    client.add(str(folder / "a"), cid_version=1, raw_leaves=True)
+    assert embedded.has(cid)
+
+
 def test_no_daemon_is_unavailable(tmp_path: Path) -> None:
-    store = KuboStore("http://127.0.0.1:9", tmp_path / "garbage", timeout_seconds=2)
+    store = KuboStore("http://127.0.0.1:9", tmp_path / "garbage", tmp_path, timeout_seconds=2)
     with pytest.raises(Unavailable):
         store.add_folder({"a": b"x"})
     store.close()

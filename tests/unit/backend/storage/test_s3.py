@@ -13,6 +13,7 @@ from backend.storage.unixfs import CHUNK_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from backend.domain.ids import Cid
     from backend.storage.embedded import EmbeddedStore
@@ -68,8 +69,8 @@ def test_a_small_folder_takes_one_request(s3: S3Store, requests: list[str]) -> N
     assert requests == ["GetObject"]
 
 
-def test_a_bucket_that_is_missing_is_named(s3: S3Store) -> None:
-    other = S3Store("s3://absent-bucket")
+def test_a_bucket_that_is_missing_is_named(s3: S3Store, tmp_path: Path) -> None:
+    other = S3Store("s3://absent-bucket", tmp_path)
     for call in (lambda: other.add_folder(SMALL), lambda: other.read(s3.folder_cid(SMALL), "a")):
         with pytest.raises(Unavailable, match="absent-bucket"):
             call()
@@ -99,10 +100,12 @@ def test_a_section_longer_than_a_block_is_not_read(s3: S3Store, requests: list[s
     assert requests == ["GetObject"] * 2  # the first window and the index
 
 
-def test_a_server_that_is_unreachable_is_unavailable(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_is_unreachable_is_unavailable(
+    bucket: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
-    store = S3Store(f"s3://{bucket}")
+    store = S3Store(f"s3://{bucket}", tmp_path)
     for call in (lambda: store.add_folder(SMALL), lambda: store.has(store.folder_cid(SMALL))):
         with pytest.raises(Unavailable, match=r"127\.0\.0\.1:1"):
             call()
