@@ -203,6 +203,7 @@ class Int8Weights {
 struct Int8Vectors : Int8States {
     // The sums of more rows would not stay in registers.
     static constexpr Index kTileRows = kLanes == 16 ? 12 : 4;
+    static constexpr Index kChunkRows = 96, kPanelsOfTile = 1;
 
     void multiply(Index num_rows, const Element* rows, Index stride, const Panel<Weight>& panel, Initial initial,
                   Bfloat16* result, Index out) const {
@@ -259,6 +260,8 @@ class Int8Tiled : public Tiled, public Int8Vectors {
     using Element = Int8Vectors::Element;
     using Weight = Int8Vectors::Weight;
     using Int8Vectors::rows;
+    using Tiled::kChunkRows;
+    using Tiled::kPanelsOfTile;
     using Tiled::kTileRows;
     static constexpr Index kDepth = kInt8Depth;
 

@@ -137,6 +137,7 @@ struct Vectors : Arithmetic {
     using Weight = typename Arithmetic::Weight;
     // Two sums per row: with two vectors of weights and one of states, 27 of AVX-512's 32 registers, or 15 of AVX2's 16.
     static constexpr Index kTileRows = kLanes == 16 ? 12 : 6;
+    static constexpr Index kChunkRows = 96, kPanelsOfTile = 1;
 
     // `result` [num_rows, out] from a panel's first output on, of at most kTileRows rows.
     template <class Result>

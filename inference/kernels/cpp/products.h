@@ -12,8 +12,8 @@
 
 namespace loraledger {
 
-// Number of rows whose states stay in the L2 cache during a pass over the panels.
-constexpr Index kChunkRows = 96;
+// The largest tile of rows that stays in the L1 cache while panels pass.
+constexpr Index kTileBytes = 40 << 10;
 
 inline Index num_panels(Index out) { return (out + kPanel - 1) / kPanel; }
 
@@ -200,6 +200,8 @@ const typename Arithmetic::Weight* first_panel(const Linear& linear) {
 
 // One thread's part of a product: `result` [tokens, out] for the outputs in `ranges`. Adds the bias, then an adapter's
 // rows, then the inputs, each in order, and rounds once. `expansion`: null without deltas; its states are shrunk.
+// The states of `kChunkRows` rows stay in the L2 cache during a pass over the panels; a tile of rows that stays in the L1
+// cache is multiplied by `kPanelsOfTile` panels before the next tile, others by one.
 // Calls finish(first token, number of tokens) when a chunk of tokens has all outputs of `ranges`. `following`: the panel
 // that the thread reads after them, of any weight, or null.
 template <class Arithmetic, class F>
@@ -210,8 +212,10 @@ void multiply_panels(Arithmetic& arithmetic, const Bfloat16* states, Index token
     using Weight = typename Arithmetic::Weight;
     const Index padded = round_up(in, Arithmetic::kDepth), size = panel_size<Weight>(padded);
     const Weight* packed = static_cast<const Weight*>(linear.packed);
-    for (Index start = 0; start < tokens; start += kChunkRows) {
-        const Index num_rows = std::min(kChunkRows, tokens - start);
+    const Index tile_bytes = Arithmetic::kTileRows * padded * static_cast<Index>(sizeof(typename Arithmetic::Element));
+    const Index panels_of_tile = tile_bytes <= kTileBytes ? Arithmetic::kPanelsOfTile : 1;
+    for (Index start = 0; start < tokens; start += Arithmetic::kChunkRows) {
+        const Index num_rows = std::min(Arithmetic::kChunkRows, tokens - start);
         const Index tiles = round_up(num_rows, Arithmetic::kTileRows) / Arithmetic::kTileRows;
         Index stride;
         const auto* rows = Arithmetic::rows(states + start * in, num_rows, in, stride);
@@ -227,17 +231,22 @@ void multiply_panels(Arithmetic& arithmetic, const Bfloat16* states, Index token
             if (expansion != nullptr) {
                 sums = initial_sums(*expansion, bias, start, num_rows, left, std::min(width, out - left), width);
             }
-            for (Index p = range.first; p < range.last; ++p) {
-                const Index column = p * kPanel, count = std::min(kPanel, out - column);
-                float widened_bias[kPanel] = {};
-                if (sums == nullptr) widen_bias(bias == nullptr ? nullptr : linear.bias + column, count, widened_bias);
-                Panel<Weight> panel{packed + p * size, padded, count, 0, tiles, panel_after(&range, p)};
-                for (; panel.tile < tiles; ++panel.tile) {
-                    const Index from = num_rows * panel.tile / tiles, to = num_rows * (panel.tile + 1) / tiles;
-                    const Initial initial =
-                        sums == nullptr ? Initial{widened_bias, 0} : Initial{sums + from * width + column - left, width};
-                    arithmetic.multiply(to - from, rows + from * stride, stride, panel, initial,
-                                        result + (start + from) * out + column, out);
+            for (Index first = range.first; first < range.last; first += panels_of_tile) {
+                const Index last = std::min(first + panels_of_tile, range.last);
+                for (Index tile = 0; tile < tiles; ++tile) {
+                    const Index from = num_rows * tile / tiles, to = num_rows * (tile + 1) / tiles;
+                    for (Index p = first; p < last; ++p) {
+                        const Index column = p * kPanel, count = std::min(kPanel, out - column);
+                        float widened_bias[kPanel] = {};
+                        if (sums == nullptr) {
+                            widen_bias(bias == nullptr ? nullptr : linear.bias + column, count, widened_bias);
+                        }
+                        const Panel<Weight> panel{packed + p * size, padded, count, tile, tiles, panel_after(&range, p)};
+                        const Initial initial = sums == nullptr ? Initial{widened_bias, 0}
+                                                                : Initial{sums + from * width + column - left, width};
+                        arithmetic.multiply(to - from, rows + from * stride, stride, panel, initial,
+                                            result + (start + from) * out + column, out);
+                    }
                 }
             }
         }

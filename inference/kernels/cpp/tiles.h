@@ -27,6 +27,9 @@ class Tiled {
     using Element = Bfloat16;
     using Weight = Bfloat16;
     static constexpr Index kDepth = 32, kTileRows = 32;
+    // The products are faster than the L3 cache delivers weights for fewer rows, and than the L2 cache delivers rows and
+    // weights for each tile.
+    static constexpr Index kChunkRows = 384, kPanelsOfTile = 8;
 
     // One tile register holds kDepth inputs by kSide outputs, kBlock elements, with pairs of inputs adjacent.
     static Index offset(Index input, Index output) {
