@@ -22,7 +22,7 @@ from backend.cli.registration import (
     parse_listing,
     register_published,
 )
-from backend.client.waiting import wait_until
+from backend.client.waiting import wait_through_outages
 from backend.domain.adapter_files import CONFIG_FILE, MAX_BYTES
 from backend.domain.errors import InvalidInput, NotFound
 
@@ -253,7 +253,7 @@ def _follow(client: ApiClient, adapter_id: str) -> dict[str, Any]:
         return adapter if adapter["finished_at"] is not None else None
 
     try:
-        return wait_until(finished, f"{adapter_id} to be published", PUBLISH_SECONDS)
+        return wait_through_outages(finished, f"{adapter_id} to be published", PUBLISH_SECONDS)
     except KeyboardInterrupt:
         echo(f"publication continues; follow it: `loraledger adapter status {adapter_id}`", err=True)
         raise

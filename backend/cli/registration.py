@@ -8,7 +8,7 @@ import typer
 
 from backend.cli.amounts import parse_price
 from backend.cli.output import echo
-from backend.client.waiting import CONFIRMED_SECONDS, wait_until
+from backend.client.waiting import CONFIRMED_SECONDS, wait_through_outages
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -54,7 +54,7 @@ def register_published(client: ApiClient, path: str, listing: Listing, **accepte
         echo(line)
     register_version(client, listing, prepared["transaction"])
     what = f"{listing.name} to be registered; the transaction was sent: see GET {path} before you repeat it"
-    version = wait_until(lambda: client.get(path)["version_id"], what, CONFIRMED_SECONDS)
+    version = wait_through_outages(lambda: client.get(path)["version_id"], what, CONFIRMED_SECONDS)
     echo(f"{client.wallet.account}/{listing.name} is version {version}")
 
 

@@ -20,7 +20,7 @@ from backend.cli.registration import (
     parse_listing,
     register_published,
 )
-from backend.client.waiting import POLL_SECONDS
+from backend.client.waiting import CONFIRMED_SECONDS, POLL_SECONDS, wait_through_outages
 from backend.domain.errors import Forbidden, InvalidInput
 from backend.domain.money import AMOUNT, PRICE, in_dollars
 
@@ -128,9 +128,7 @@ def list_jobs(*, actor: Actor, as_json: AsJson = False) -> None:
 def watch(job_id: JobId, *, actor: Actor) -> None:
     """Print a job's events until it ends. Exit code 1 if it does not succeed."""
     with actor.connect() as client:
-        for event in _events(client, job_id):
-            echo(event["message"])
-        job = client.get(f"{JOBS}/{job_id}")
+        job = _follow(client, f"{JOBS}/{job_id}")
     echo(f"{job['id']} {job['status']}; {_cost(job)}")
     if job["status"] != "succeeded":
         raise typer.Exit(1)
@@ -199,21 +197,27 @@ def _parse_value(value: str) -> Any:
         return value
 
 
-def _events(client: ApiClient, job_id: str) -> Iterator[dict[str, Any]]:
-    """Yield events until the job ends."""
+def _follow(client: ApiClient, path: str) -> dict[str, Any]:
+    """Print events until the job ends; return it. Only the first request fails if the market is away."""
     from time import sleep
 
+    job: dict[str, Any] = client.get(path)
     after = 0
     while True:
-        has_ended = client.get(f"{JOBS}/{job_id}")["status"] in ENDED
-        page = client.get(f"{JOBS}/{job_id}/events", after=after, limit=500)
+        page = _ask(client, f"{path}/events", after=after, limit=500)
         for event in page["data"]:
             after = event["seq"]
-            yield event
-        if has_ended and not page["has_more"]:
-            return
+            echo(event["message"])
         if not page["has_more"]:
+            if job["status"] in ENDED:
+                return job
             sleep(POLL_SECONDS)
+        job = _ask(client, path)
+
+
+def _ask(client: ApiClient, path: str, **params: Any) -> dict[str, Any]:
+    """Read what the market shows of a job, which is trained all the same while the market does not answer."""
+    return wait_through_outages(lambda: client.get(path, **params), "the market to answer", CONFIRMED_SECONDS)
 
 
 def _estimate_lines(found: Mapping[str, Any]) -> Iterator[str]:

@@ -21,11 +21,12 @@ from backend.client.errors import (
     NotAMarket,
     ResponseLost,
     advice_if_lost,
+    is_passing,
     reading_answer,
 )
-from backend.client.responses import api_error, is_passing, market_url, parse_json, response_error
+from backend.client.responses import api_error, market_url, parse_json, response_error
 from backend.client.sessions import Tokens
-from backend.client.waiting import CONFIRMED_SECONDS, wait_until
+from backend.client.waiting import CONFIRMED_SECONDS, wait_through_outages
 from backend.domain.errors import Conflict, InvalidInput, Unavailable
 from backend.domain.idempotency import HEADER
 from backend.domain.streams import at_most
@@ -318,14 +319,11 @@ class ApiClient(PublicClient):
 
         def confirmed() -> dict[str, Any] | None:
             with reading_answer(QUEUED):
-                try:
-                    transaction: dict[str, Any] = self.get(path)
-                except Unavailable:
-                    return None  # what is queued is sent all the same
+                transaction: dict[str, Any] = self.get(path)
                 if transaction["state"] == "failed":
                     raise Conflict(f"the transaction failed: {transaction['error']}")
                 return transaction if transaction["state"] == "confirmed" else None
 
         what = f"transaction {number} to be confirmed"
         advice = f"it may still be: see GET {path} before you repeat the command"
-        return wait_until(confirmed, f"{what}; {advice}", seconds)
+        return wait_through_outages(confirmed, f"{what}; {advice}", seconds)

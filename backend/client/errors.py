@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from contextlib import contextmanager
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 from backend.domain.errors import Conflict, InvalidInput, Unavailable
@@ -34,6 +35,12 @@ UNSIGNED = "nothing was signed"
 
 class ApiError(Conflict):
     """The API returned an error; `details["status"]` is the HTTP status."""
+
+
+def is_passing(error: ApiError) -> bool:
+    """Whether an error says nothing about the outcome of what was asked for before."""
+    is_busy = error.details["status"] in {HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE}
+    return is_busy or error.details["code"] == "request_under_way"
 
 
 class ResponseLost(Unavailable):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from backend.client.comparison import Chosen
 from backend.client.errors import UNSIGNED, reading_answer
 from backend.client.signing import AskedCall, Statement
-from backend.client.waiting import CONFIRMED_SECONDS, wait_until
+from backend.client.waiting import CONFIRMED_SECONDS, wait_through_outages
 from backend.domain.hashing import ascii_word, to_hash
 from backend.domain.money import PRICE, prices_in_dollars
 
@@ -58,7 +58,7 @@ def create_datanet(client: ApiClient, name: str, description: str = "", licence:
             return next((one["id"] for one in new if (one["name"], one["creator"]) == created), None)
 
     what = f"datanet {name} to be indexed; the transaction was sent: `loraledger datanet list` will show it"
-    return wait_until(new_id, what, CONFIRMED_SECONDS)
+    return wait_through_outages(new_id, what, CONFIRMED_SECONDS)
 
 
 def register_version(client: ApiClient, listing: Listing, prepared: Mapping[str, Any]) -> None:

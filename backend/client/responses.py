@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -31,12 +30,6 @@ def market_url(text: str) -> str:
             param="market",
         )
     return f"{parts.scheme}://{parts.netloc}".lower()
-
-
-def is_passing(error: ApiError) -> bool:
-    """Whether an error says nothing about the outcome of the request that was sent first."""
-    is_busy = error.details["status"] in {HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE}
-    return is_busy or error.details["code"] == "request_under_way"
 
 
 def parse_json(response: httpx.Response) -> Any:

@@ -12,7 +12,7 @@ import typer
 from backend.cli.amounts import parse_price, parse_units
 from backend.cli.operator.session import open_installation, parse_account
 from backend.cli.output import AsJson, echo, print_json
-from backend.client.waiting import CONFIRMED_SECONDS, wait_until
+from backend.client.waiting import CONFIRMED_SECONDS, wait_through_outages
 from backend.domain.errors import Conflict
 from backend.domain.hashing import version_id
 from backend.domain.money import AMOUNT, COIN, PRICE, UNIT, in_dollars, price_in_dollars, prices_in_dollars
@@ -142,7 +142,8 @@ def unstake(
         membership = installation.membership
         _follow(installation, membership.unstake(units * UNIT), wait=wait)
         if wait and units:
-            queued = wait_until(lambda: _try_withdraw(membership), "the stake to be unlocked", LOCKED_SECONDS)
+            what = "the stake to be unlocked"
+            queued = wait_through_outages(lambda: _try_withdraw(membership), what, LOCKED_SECONDS)
             _follow(installation, queued, wait=True)
 
 
@@ -187,7 +188,7 @@ def rotate_key(
         _follow(installation, rotation.transactions, wait=wait, to_stderr=as_json)
         if wait:
             what = "the next key to be in use: check that `loraledger index` and `loraledger settle` run"
-            rotation = wait_until(lambda: _done(rotating, rotation), what, ROTATED_SECONDS)
+            rotation = wait_through_outages(lambda: _done(rotating, rotation), what, ROTATED_SECONDS)
     if as_json:
         print_json(_rotation_as_json(rotation))
         return
@@ -232,7 +233,7 @@ def _wait_confirmed(
         return found if found.state is TransactionState.CONFIRMED else None
 
     what = f"transaction {transaction} to be confirmed: check that `loraledger send` is running"
-    confirmed = wait_until(probe, what, CONFIRMED_SECONDS)
+    confirmed = wait_through_outages(probe, what, CONFIRMED_SECONDS)
     echo(
         f"transaction {confirmed.id}, {confirmed.contract}.{confirmed.function}, is confirmed: "
         f"{confirmed.hash}",

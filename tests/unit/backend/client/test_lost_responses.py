@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
 
 from backend.chain.local_node import ROOT
-from backend.client import api, waiting
+from backend.cli import adapters, train
+from backend.cli.registration import DEFAULT_SHARES, parse_listing, register_published
+from backend.client import api, registries, waiting
 from backend.client.api import KEYLESS, ApiClient
 from backend.client.errors import SHOWN_BY, ApiError, ResponseLost
 from backend.client.keystore import LocalKey
+from backend.client.registries import create_datanet
 from backend.client.signing import Wallet
 from backend.domain.errors import Unavailable
 from backend.domain.hashing import keccak
 from backend.domain.idempotency import HEADER
+from tests.support.market import some_account
 from tests.support.terminal import scripted_deployment
 
 if TYPE_CHECKING:
@@ -29,6 +34,9 @@ CUT_OFF = httpx.RemoteProtocolError("Server disconnected without sending a respo
 BAD_GATEWAY = (502, "<html>Bad gateway</html>")
 UNDER_WAY = (409, {"error": {"code": "request_under_way", "message": "still running"}})
 BUSY = (429, {"error": {"code": "rate_limited", "message": "too many requests"}})
+
+
+AWAY = (503, {"error": {"code": "database_unavailable", "message": "Nothing was changed."}})
 
 
 class Market:
@@ -59,6 +67,7 @@ class Market:
 def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(api, "ASKING_EVERY_SECONDS", 0)
     monkeypatch.setattr(waiting, "POLL_SECONDS", 0)
+    monkeypatch.setattr(train, "POLL_SECONDS", 0)
 
 
 @pytest.mark.parametrize("lost", [TIMED_OUT, CUT_OFF, BAD_GATEWAY])
@@ -136,8 +145,55 @@ def test_only_requests_that_take_a_key_have_one() -> None:
 
 
 def test_a_queued_transaction_is_followed_while_the_market_is_away() -> None:
-    market = Market(httpx.ConnectError("refused"), TIMED_OUT, (200, {"state": "confirmed"}))
+    market = Market(httpx.ConnectError("refused"), TIMED_OUT, BUSY, AWAY, (200, {"state": "confirmed"}))
     assert market.client.wait_confirmed({"transaction_id": 7})["state"] == "confirmed"
+
+
+def test_an_error_that_does_not_pass_ends_the_wait_for_a_transaction() -> None:
+    unknown = {"error": {"code": "not_found", "message": "no such transaction"}}
+    with pytest.raises(ApiError, match="no such transaction"):
+        Market(AWAY, (404, unknown)).client.wait_confirmed({"transaction_id": 7})
+
+
+def test_a_datanet_is_waited_for_while_the_market_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    named = {"id": 3, "name": "verse", "creator": some_account("creator")}
+    shown = (200, {"data": [named], "next_cursor": None})
+    market = Market((200, {"data": [], "next_cursor": None}), (200, {}), BUSY, AWAY, TIMED_OUT, shown)
+    wallet = SimpleNamespace(account=some_account("creator"), send=lambda *_: None)
+    monkeypatch.setattr(market.client, "wallet", wallet)
+    assert create_datanet(market.client, "verse") == 3
+
+
+def test_a_version_is_waited_for_while_the_market_is_away(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(registries, "register_version", lambda *_: None)
+    prepared = {"screening": None, "transaction": {}}
+    market = Market((200, prepared), BUSY, AWAY, (200, {"version_id": None}), (200, {"version_id": "0x12"}))
+    register_published(market.client, f"{JOBS}/1", parse_listing("verse", ("1", "1"), DEFAULT_SHARES))
+    assert "verse is version 0x12" in capsys.readouterr().out
+
+
+def test_a_job_is_watched_while_the_market_is_away(capsys: pytest.CaptureFixture[str]) -> None:
+    begun, done = ({"data": [{"seq": n, "message": f"step {n}"}], "has_more": False} for n in (1, 2))
+    market = Market(
+        *((200, {"status": "running"}), BUSY, (200, begun), AWAY, TIMED_OUT),
+        *((200, {"status": "succeeded"}), UNDER_WAY, (200, done)),
+    )
+    assert train._follow(market.client, f"{JOBS}/1")["status"] == "succeeded"
+    assert capsys.readouterr().out == "step 1\nstep 2\n"
+
+
+def test_a_market_that_is_away_when_a_job_is_to_be_watched_is_named_at_once() -> None:
+    with pytest.raises(ApiError, match="Nothing was changed"):
+        train._follow(Market(AWAY).client, f"{JOBS}/1")
+
+
+def test_an_import_is_followed_while_the_market_is_away() -> None:
+    running, ended = ((200, {"finished_at": at}) for at in (None, 7))
+    events = (200, {"data": [], "next_cursor": None})
+    market = Market(AWAY, running, BUSY, running, events, TIMED_OUT, ended, events)
+    assert adapters._follow(market.client, "import-1")["finished_at"] == 7
 
 
 def test_a_transaction_that_is_not_confirmed_yet_may_still_be() -> None:
