@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from click.testing import Result
 
-    from backend.domain.errors import DomainError
+    from backend.domain.errors import DomainError, Unavailable
     from backend.domain.receipt import VersionRecord
 
 OWN, KEY, NEXT_KEY = some_account("operator"), some_account("receipt key"), some_account("next key")
@@ -46,7 +46,9 @@ class FakeInstallation:
         self.status_now, self.asked = WELL, list[tuple[Any, ...]]()
         self.queues = ["stake", "addReceiptKey"]
         self.ends_as, self.num_locked = TransactionState.CONFIRMED, 0
-        self.num_looks = 0
+        self.num_looks, self.owes = 0, False
+        self.outages: list[Unavailable] = []
+        """What a withdrawal meets before it reaches the chain."""
         self.refusal: DomainError | None = None
         self.offer = Offer(FACTS, BASE, TRAINING)
         self._known: dict[int, ChainTransaction] = {}
@@ -106,9 +108,11 @@ class FakeInstallation:
     def restake(self, registry: Account, units: int) -> list[ChainTransaction]:
         return self._queued("restake", registry, units)
 
-    def withdraw(self) -> list[ChainTransaction]:
+    def withdraw(self, *, needs_stake: bool = False) -> list[ChainTransaction]:
+        if self.outages:
+            raise self.outages.pop()
         self.num_locked -= 1
-        if self.num_locked >= 0:
+        if self.num_locked >= 0 and (needs_stake or not self.owes):
             raise StakeLocked("400 dollars can be withdrawn later.")
         return self._queued("withdraw")
 

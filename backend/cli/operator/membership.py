@@ -269,11 +269,13 @@ def _rotation_as_json(rotation: Rotation) -> dict[str, Any]:
 
 
 def _try_withdraw(membership: Membership) -> list[ChainTransaction] | None:
-    """Return None while the stake is locked."""
+    """Return None while the stake is locked. What else can be withdrawn waits too: its transactions alone
+    would end the wait.
+    """
     from backend.services.operator.membership import StakeLocked
 
     try:
-        return membership.withdraw()
+        return membership.withdraw(needs_stake=True)
     except StakeLocked:
         time.sleep(LOCK_POLL_SECONDS)
         return None

@@ -228,16 +228,16 @@ class Membership:
         call = Call(REGISTRY, "restake", (registry, str(units)), intent, is_simulated=True)
         return self._transactions.queue([call])
 
-    def withdraw(self) -> list[ChainTransaction]:
+    def withdraw(self, *, needs_stake: bool = False) -> list[ChainTransaction]:
         """Withdraw the unstaked amount, what slashes owe this account, and its credit for answers.
 
-        Errors, if nothing is owed or credited: `StakeLocked` while the unstaking amount is locked; `Conflict`
-        if there is nothing to withdraw.
+        Errors, if `needs_stake` or nothing is owed or credited: `StakeLocked` while the unstaking amount is
+        locked; `Conflict` if there is none to withdraw.
         """
         stake, owed = self._call("stakeOf", self._own), self._call("owed", self._own)
         locked = self._locked(stake)
         credit = self._credit()
-        if locked is not None and not owed and not credit:
+        if locked is not None and (needs_stake or not (owed or credit)):
             raise locked
         calls = (
             []

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from backend.domain.errors import InvalidInput
+from backend.domain.errors import InvalidInput, Unavailable
 from backend.services.operator.membership import StakeLocked
 from tests.support.market import some_account
 from tests.support.membership import MICRO, FakeInstallation, typed
@@ -12,6 +12,16 @@ def test_unstake_with_wait_withdraws_as_soon_as_the_stake_is_unlocked(installati
     assert installation.asked[-1] == ("unstake", 400 * MICRO)
     assert typed("unstake", "400", "--wait").exit_code == 0
     assert installation.asked[-1] == ("withdraw",)
+    assert installation.num_locked == -1
+
+
+def test_unstake_with_wait_outlasts_what_else_can_be_withdrawn_and_outages(
+    installation: FakeInstallation,
+) -> None:
+    installation.queues, installation.num_locked, installation.owes = ["startUnstake"], 3, True
+    installation.outages = [Unavailable("the node is away")]
+    done = typed("unstake", "400", "--wait")
+    assert done.exit_code == 0, done.exception
     assert installation.num_locked == -1
 
 

@@ -305,6 +305,8 @@ def test_earnings_are_withdrawn_while_the_stake_is_locked(harness: MembershipHar
     harness.chain.leaves(1, batch=1)
     harness.chain.settled |= {"last": 1}
     harness.chain.owed = DOLLAR
+    with pytest.raises(StakeLocked, match="once batch 1 is final"):
+        harness.membership.withdraw(needs_stake=True)
     assert calls(harness.membership.withdraw()) == [f"withdrawOwed {OWN}"]
     harness.chain.settled |= {"finalised": 1}
     assert calls(harness.membership.withdraw()) == ["unstake", f"withdrawOwed {OWN}"]
