@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from backend.chain.contracts import interface
 from backend.chain.node import Node
-from backend.chain.rpc import RpcError
+from backend.chain.rpc import RpcError, node_errors
 from backend.chain.transactions import TX_GAS_CAP, call_error, current_gas_price
 from backend.domain.chain import ChainEvent, ChainReplaced, Reverted
 from backend.domain.deployment import LOCAL_CHAIN_ID
@@ -49,7 +49,11 @@ IGNORED_EVENTS = {
 
 
 class ChainClient:
-    """Implements `backend.ports.chain.Chain`. Safe to share between threads."""
+    """Implements `backend.ports.chain.Chain`. Safe to share between threads.
+
+    Errors of each method: `Unavailable` if the node does not answer or refuses; where it says so, `RpcError`
+    for a refusal.
+    """
 
     def __init__(self, node: Node, deployment: Deployment) -> None:
         self.node = node
@@ -66,9 +70,11 @@ class ChainClient:
     def address(self, contract: str) -> Account:
         return self.deployment.address(contract)
 
+    @node_errors()
     def head(self) -> BlockRef:
         return self.node.head()
 
+    @node_errors()
     def block(self, number: int) -> BlockRef | None:
         return self.node.block(number)
 
@@ -76,12 +82,15 @@ class ChainClient:
         """Blocks `first` to `last`. Errors: `RpcError` if the node does not have one of them."""
         return self.node.blocks(first, last)
 
+    @node_errors()
     def balance(self, account: Account) -> int:
         return self.node.balance(account)
 
+    @node_errors()
     def gas_price(self) -> int:
         return current_gas_price(self.node.fees())
 
+    @node_errors()
     def call(self, contract: str, function: str, *args: Any, block: int | None = None) -> Any:
         entry = interface(contract).function(function, args)
         result = self.simulate(contract, function, entry.encode(args), block)
@@ -110,7 +119,8 @@ class ChainClient:
     def events(self, first: int, last: int) -> list[ChainEvent]:
         """Decoded events of the deployment in blocks `first` to `last`, by block and log index.
 
-        A node may leave out the blocks that it does not have yet, without an error.
+        A node may leave out the blocks that it does not have yet, without an error. Errors: `RpcError` if it
+        refuses the range.
         """
         return self._decoded(self.node.logs(self._indexed, first, last))
 
@@ -143,10 +153,12 @@ class ChainClient:
         function, args = call
         return {"contract": names[to], "function": function, "args": as_json(args)}
 
+    @node_errors()
     def called(self, tx_hash: Hash32) -> Mapping[str, Any] | None:
         call = self.node.transaction(tx_hash)
         return None if call is None else self.decode(*call)
 
+    @node_errors()
     def outcome(self, tx_hash: Hash32) -> tuple[int, bool] | None:
         mined = self.node.tx_receipt(tx_hash)
         return None if mined is None else (mined.block_number, mined.is_success)
@@ -177,6 +189,7 @@ class ChainClient:
         """
         return None if self.call("Parameters", "profile") == ARBITRUM_PROFILE else TX_GAS_CAP
 
+    @node_errors()
     def check(self) -> None:
         """Errors: `ChainReplaced` if the node is on another chain than the deployment."""
         expected = self.deployment

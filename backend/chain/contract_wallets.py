@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from eth_abi.abi import encode
 
 from backend.chain.node import Node
-from backend.chain.rpc import Rpc, RpcError
+from backend.chain.rpc import Rpc, RpcError, node_errors
 from backend.domain.errors import InvalidInput, Unavailable
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ class WalletCalls:
         """
         return cls(Node(Rpc(url, retries=1, timeout_seconds=MAX_SECONDS)))
 
+    @node_errors()
     def accepts(self, account: Account, digest: bytes, signature: str) -> bool | None:
         if self._node.code(account) == "0x":
             return None

@@ -70,7 +70,7 @@ class Indexer:
     def run_once(self) -> bool:
         """Roll back dropped blocks, or else index the next range. Returns False if there is nothing to do.
 
-        Errors: `ChainReplaced`, `Unavailable`, `RpcError`.
+        Errors: `ChainReplaced`, `Unavailable`.
         """
         return self._step(self._head())
 
@@ -93,7 +93,7 @@ class Indexer:
                     self._source.check()
                     is_checked = True
                 is_busy = self.run_once()
-            except (Unavailable, RpcError) as error:
+            except Unavailable as error:
                 log.warning("indexer waits for the node: %s", error)
             if not is_busy:
                 stop.wait(poll_seconds)

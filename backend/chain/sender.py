@@ -27,7 +27,7 @@ from backend.chain.lanes import (
 )
 from backend.chain.node import Fees
 from backend.chain.nonces import find_by_nonce
-from backend.chain.rpc import RpcError
+from backend.chain.rpc import RpcError, node_errors
 from backend.chain.transactions import (
     NotRun,
     UnsignedTransaction,
@@ -112,6 +112,7 @@ class Sender:
         """Lane -> its next transaction and the block at which its fees were checked last."""
         self._warned: set[tuple[str, int]] = set()
 
+    @node_errors()
     def run_once(self) -> None:
         """Check on the transactions that were sent, then send the queued ones. Errors: `Unavailable`."""
         with self._queue() as queue:
@@ -128,7 +129,7 @@ class Sender:
         while not stop.is_set():
             try:
                 self.run_once()
-            except (Unavailable, RpcError) as error:
+            except Unavailable as error:
                 log.warning("sender waits for the node: %s", error)
             stop.wait(poll_seconds)
 

@@ -57,7 +57,6 @@ def open_watcher(
     Errors: `InvalidInput` or `NotFound` if it may send transactions and its key is not available.
     """
     from backend.chain.indexer import Indexer
-    from backend.chain.rpc import node_errors
     from backend.domain.judging.judge import judge
     from backend.services.watch.watcher import Watcher
 
@@ -70,7 +69,6 @@ def open_watcher(
         transactions = _transactions(installation, db, stop, num_kept) if can_send else None
         yield Watcher(
             follow=Indexer(chain, db.event_log, installation.deployment, confirmations=0).catch_up,
-            guard=node_errors,
             db=db,
             chain=chain,
             cases=Audit(installation, db).cases(),
@@ -97,14 +95,12 @@ def withdraw_credit(installation: Installation, stop: threading.Event) -> CallRe
     Errors: `NotFound` without credit, `InvalidInput` or `NotFound` without the watcher's key, `Unavailable`.
     """
     from backend.chain.indexer import Indexer
-    from backend.chain.rpc import node_errors
 
     db = _open_database(installation.settings, installation.deployment.block_hash)
     try:
         transactions = _transactions(installation, db, stop)
-        with node_errors():
-            # An earlier withdrawal counts as this one until the view has its block.
-            Indexer(installation.chain, db.event_log, installation.deployment, confirmations=0).catch_up()
+        # An earlier withdrawal counts as this one until the view has its block.
+        Indexer(installation.chain, db.event_log, installation.deployment, confirmations=0).catch_up()
         return transactions.withdraw_credit()
     finally:
         db.close()

@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 
 
 class Chain(Protocol):
-    """An EVM chain and the contracts of one deployment, by their names in `Deployment.addresses`."""
+    """An EVM chain and the contracts of one deployment, by their names in `Deployment.addresses`.
+
+    Errors of what asks the node: `Unavailable` if it does not answer or refuses.
+    """
 
     @property
     def chain_id(self) -> int: ...

@@ -30,10 +30,8 @@ from backend.services.watch.retired_keys import disowned, retirements
 if TYPE_CHECKING:
     import threading
     from collections.abc import Callable, Iterator, Sequence
-    from contextlib import AbstractContextManager
 
     from backend.db.unit_of_work import Database, UnitOfWork
-    from backend.domain.chain import BlockRef
     from backend.domain.ids import Account, Hash32
     from backend.domain.judging.case import Case, IsSigned, Judgement, Registry
     from backend.domain.parameters import ParameterSet
@@ -63,7 +61,7 @@ PATIENCE_PART = 16
 
 @dataclass
 class Watcher:
-    """`follow` updates the view; `guard` converts errors of the node into `Unavailable`.
+    """`follow` updates the view.
 
     Without `challenge` the watcher only reports; without `answers` it answers no demands. It answers for
     `own` only, unless `answers_for_all`. It reports faults of `own` but never challenges them. With `only` it
@@ -71,7 +69,6 @@ class Watcher:
     """
 
     follow: Callable[[], None]
-    guard: Callable[[], AbstractContextManager[None]]
     db: Database
     chain: Chain
     cases: Cases
@@ -124,7 +121,7 @@ class Watcher:
         pause, logged, seen = POLL_SECONDS, "", None
         while not stop.is_set():
             try:
-                head = self._head()
+                head = self.chain.head()
                 if head != seen or self._unfinished:
                     for one in self._turns(self._operators()):
                         yield one
@@ -160,16 +157,15 @@ class Watcher:
 
         Errors: `ChainReplaced`, `Unavailable`.
         """
-        with self.guard():
-            if self.carry_on is not None:
-                self.carry_on()
-            self.follow()
-            with self.db.read() as tx:
-                self._newest = {
-                    operator: (newest, tx.chain.finalised(operator))
-                    for operator, newest in tx.chain.newest_batches().items()
-                }
-                others = self._without_batch(tx)
+        if self.carry_on is not None:
+            self.carry_on()
+        self.follow()
+        with self.db.read() as tx:
+            self._newest = {
+                operator: (newest, tx.chain.finalised(operator))
+                for operator, newest in tx.chain.newest_batches().items()
+            }
+            others = self._without_batch(tx)
         return [one for one in (*self._newest, *others) if self.only in (None, one)]
 
     def _without_batch(self, tx: UnitOfWork) -> list[Account]:
@@ -220,15 +216,10 @@ class Watcher:
     def _is_turn_over(self) -> bool:
         return self.clock() > self._turn_ends_at
 
-    def _head(self) -> BlockRef:
-        with self.guard():
-            return self.chain.head()
-
     def _isolated(self, step: Callable[[Account], Iterator[News]], operator: Account) -> Iterator[News]:
         """Run a step so that its failure for one operator does not affect the others."""
         try:
-            with self.guard():
-                yield from step(operator)
+            yield from step(operator)
         except (Unavailable, ChainReplaced):
             raise
         except Exception as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -81,7 +80,6 @@ def test_the_watcher_warns_of_an_operator_without_a_batch(harness: SettlementHar
     retire(harness)
     watcher = Watcher(
         follow=lambda: None,
-        guard=nullcontext,
         db=harness.db,
         chain=harness.chain,
         cases=cases(harness),

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter, deque
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -58,7 +58,6 @@ class WatcherHarness:
         unused: Any = None
         self.watcher = Watcher(
             follow=self._follow,
-            guard=nullcontext,
             db=self,  # type: ignore[arg-type]
             chain=self,  # type: ignore[arg-type]
             cases=unused,
@@ -195,7 +194,6 @@ class SlowMarket:
         harness = self.harness
         self.watcher = Watcher(
             follow=self._follow,
-            guard=nullcontext,
             db=harness.db,
             chain=harness.chain,
             cases=SlowCases(harness.chain, harness.blobs, recover, harness.market.domain),
