@@ -13,6 +13,7 @@ import time
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import httpx
 from starlette.applications import Starlette
@@ -20,6 +21,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from backend.cli.output import in_utc
+from backend.client.api import LOOPBACK
 from backend.client.errors import UNSIGNED, reading_answer
 from backend.client.payments import asked_voucher
 from backend.client.responses import error_body, parse_json
@@ -80,6 +82,8 @@ class PaymentProxy:
             # A caller that names no encoding gets none: the response's bytes are forwarded as they are.
             headers={"authorization": f"Bearer {api_key}", "accept-encoding": "identity"},
             timeout=httpx.Timeout(30, read=ANSWER_SECONDS),
+            # A proxy from the environment cannot reach this machine's loopback.
+            trust_env=urlsplit(api_url).hostname not in LOOPBACK,
         )
         self._signing = asyncio.Lock()
         self._num_running = self._num_answered = 0

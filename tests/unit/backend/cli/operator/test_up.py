@@ -11,6 +11,8 @@ from tests.support.answering import QuietHandler, running
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    import pytest
+
 
 @contextmanager
 def an_api(token: str) -> Iterator[str]:
@@ -34,6 +36,12 @@ def test_the_api_of_this_home_knows_its_token() -> None:
 def test_an_api_of_another_home_on_the_same_port_is_not_taken_for_it() -> None:
     with an_api("another's") as url:
         assert not is_own_api(url, "mine")
+
+
+def test_the_token_goes_to_no_proxy_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{free_port()}")
+    with an_api("mine") as url:
+        assert is_own_api(url, "mine")
 
 
 def test_an_api_that_does_not_listen_yet_is_not_ready() -> None:
