@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import sqlite3
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from sqlalchemy.exc import DBAPIError
@@ -11,7 +13,11 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from backend.domain.errors import DatabaseUnavailable, DiskFull
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     from backend.domain.errors import DomainError
+
+log = logging.getLogger(__name__)
 
 DRIVER_ERRORS = (DBAPIError, PoolTimeout, sqlite3.Error)
 """SQLAlchemy's wrapper, its error for a pool without a free connection, and the bare driver error that is
@@ -62,6 +68,27 @@ def to_domain_error(error: Exception, *, is_committing: bool) -> DomainError | N
         return None
     kind = DiskFull if text == FULL else DatabaseUnavailable
     return kind(f"{text} {AFTERWARDS} Try again later.")
+
+
+@contextmanager
+def database_errors() -> Iterator[Callable[[], None]]:
+    """Turn operational errors of the driver into domain errors, which do not show the SQL statement, and log
+    the driver's. The block calls what it gets just before it commits.
+    """
+    is_committing = False
+
+    def commits() -> None:
+        nonlocal is_committing
+        is_committing = True
+
+    try:
+        yield commits
+    except DRIVER_ERRORS as error:
+        translated = to_domain_error(error, is_committing=is_committing)
+        if translated is None:
+            raise
+        log.warning("the database failed: %s", getattr(error, "orig", error))
+        raise translated from error
 
 
 def _text(error: Exception) -> str | None:

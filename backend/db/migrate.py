@@ -15,6 +15,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import text
 
 import migrations
+from backend.db.errors import database_errors
 from backend.db.session import open_engine
 from backend.domain.errors import Conflict, InvalidInput
 
@@ -33,7 +34,7 @@ has a single writer and needs none.
 def upgrade(engine: Engine) -> None:
     """Upgrade the database to the newest revision. Safe to call from several processes at once.
 
-    Errors: `Conflict` if a later version of this program upgraded it.
+    Errors: `Conflict` if a later version of this program upgraded it; as of `Database.begin`.
     """
     migrate(engine, newest_revision())
 
@@ -63,7 +64,7 @@ def _transaction(engine: Engine) -> Iterator[Connection]:
     So references are checked before the commit instead. Source: https://sqlite.org/lang_altertable.html
     """
     is_sqlite = engine.dialect.name == "sqlite"
-    with engine.connect() as connection:
+    with database_errors() as commits, engine.connect() as connection:
         driver: Any = connection.connection.driver_connection
         if is_sqlite:
             driver.execute("PRAGMA foreign_keys=OFF").close()  # has no effect within a transaction
@@ -77,6 +78,7 @@ def _transaction(engine: Engine) -> Iterator[Connection]:
                     raise Conflict(
                         f"after the migration a row of {broken[0]} would refer to none of {broken[2]}"
                     )
+                commits()
         finally:
             if is_sqlite:
                 driver.execute("PRAGMA foreign_keys=ON").close()
@@ -103,8 +105,8 @@ def _check_known(current: str | None, known: list[str]) -> None:
 
 
 def current_revision(engine: Engine) -> str | None:
-    """The database's revision; None if it is empty."""
-    with engine.connect() as connection:
+    """The database's revision; None if it is empty. Errors: as of `Database.begin`."""
+    with database_errors(), engine.connect() as connection:
         return MigrationContext.configure(connection).get_current_revision()
 
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 from sqlalchemy.orm import Session
 
@@ -17,7 +16,7 @@ from backend.db.contribution_totals import ContributionTotalStore
 from backend.db.contributions import UploadStore
 from backend.db.denials import DenialStore
 from backend.db.earnings import EarningStore
-from backend.db.errors import DRIVER_ERRORS, to_domain_error
+from backend.db.errors import database_errors
 from backend.db.event_log import EventLog
 from backend.db.figures import figures
 from backend.db.idempotency import IdempotencyStore
@@ -43,8 +42,6 @@ if TYPE_CHECKING:
     from backend.domain.figures import Figures
     from backend.domain.ids import Account
     from backend.ports.chain_view import ChainView
-
-log = logging.getLogger(__name__)
 
 
 class UnitOfWork:
@@ -96,13 +93,13 @@ class Database:
 
         Errors: `DiskFull`, `DatabaseUnavailable`.
         """
-        is_committing = False
-        try:
-            with Session(self.engine, expire_on_commit=False) as session, session.begin():
-                yield UnitOfWork(session)
-                is_committing = True
-        except DRIVER_ERRORS as error:
-            _raise_translated(error, is_committing=is_committing)
+        with (
+            database_errors() as commits,
+            Session(self.engine, expire_on_commit=False) as session,
+            session.begin(),
+        ):
+            yield UnitOfWork(session)
+            commits()
 
     @contextmanager
     def read(self) -> Iterator[UnitOfWork]:
@@ -114,11 +111,8 @@ class Database:
         if self.engine.dialect.name == "sqlite":
             options = {SQLITE_BEGIN: "BEGIN"}
         engine = self.engine.execution_options(**options)
-        try:
-            with Session(engine, expire_on_commit=False) as session:
-                yield UnitOfWork(session)
-        except DRIVER_ERRORS as error:
-            _raise_translated(error)
+        with database_errors(), Session(engine, expire_on_commit=False) as session:
+            yield UnitOfWork(session)
 
     @contextmanager
     def single_statements(self) -> Iterator[UnitOfWork]:
@@ -127,11 +121,8 @@ class Database:
         Errors: as of `begin`.
         """
         engine = self.engine.execution_options(isolation_level="AUTOCOMMIT")
-        try:
-            with Session(engine) as session:
-                yield UnitOfWork(session)
-        except DRIVER_ERRORS as error:
-            _raise_translated(error)
+        with database_errors(), Session(engine) as session:
+            yield UnitOfWork(session)
 
     @property
     def is_shared(self) -> bool:
@@ -152,12 +143,3 @@ class Database:
 
     def close(self) -> None:
         self.engine.dispose()
-
-
-def _raise_translated(error: Exception, *, is_committing: bool = False) -> NoReturn:
-    """Log the driver error and raise the domain error, which does not show the SQL statement."""
-    translated = to_domain_error(error, is_committing=is_committing)
-    if translated is None:
-        raise error
-    log.warning("the database failed: %s", getattr(error, "orig", error))
-    raise translated from error

@@ -63,7 +63,9 @@ class Resources:
         return Database.open(self.settings.db_url)
 
     def prepare_database(self) -> None:
-        """Create the tables or migrate them to this version. Errors: `Conflict` if a later one did."""
+        """Create the tables or migrate them to this version. Errors: `Conflict` if a later one did;
+        `DatabaseUnavailable`.
+        """
         from backend.db.migrate import upgrade
 
         upgrade(self.database.engine)
@@ -79,13 +81,15 @@ class Resources:
             check_revision(tx.session.connection())
 
     def database_revisions(self) -> tuple[str | None, str]:
-        """Revision of the tables, None if there are none, and the newest of this version."""
+        """Revision of the tables, None if there are none, and the newest of this version. Errors:
+        `DatabaseUnavailable`.
+        """
         from backend.db.migrate import current_revision, newest_revision
 
         return current_revision(self.database.engine), newest_revision()
 
     def migrate_database(self, revision: str) -> None:
-        """Migrate the tables to a revision. Errors: `InvalidInput`, `Conflict`."""
+        """Migrate the tables to a revision. Errors: `InvalidInput`, `Conflict`, `DatabaseUnavailable`."""
         from backend.db.migrate import migrate
 
         migrate(self.database.engine, revision)

@@ -59,6 +59,7 @@ def audit(
 
 def _audit(operator: str, *, is_all: bool) -> dict[Account, list[Verdict]]:
     with open_installation() as installation:
+        installation.check_database()
         if is_all:
             with installation.database.read() as tx:
                 accounts = list(tx.chain.newest_batches())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,6 +16,8 @@ from backend.domain.denials import Denied, FloorPrice, Reason, Subject
 from backend.domain.money import PRICE, prices_in_dollars
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from backend.domain.denials import Denial
     from backend.installation.installation import Installation
 
@@ -39,7 +42,7 @@ def deny(kind: Kind, subject: SubjectId, *, reason: Why = Reason.POLICY) -> None
     """Deny an adapter, every adapter trained on a datanet, a payer, or a folder at the gateway. Effective at
     once.
     """
-    with open_installation() as installation:
+    with _opened() as installation:
         denial = installation.denials.deny(_parse_subject(installation, kind, subject), reason)
     echo(_as_line(denial))
 
@@ -47,7 +50,7 @@ def deny(kind: Kind, subject: SubjectId, *, reason: Why = Reason.POLICY) -> None
 @commands.command()
 def allow(kind: Kind, subject: SubjectId) -> None:
     """Remove a denial."""
-    with open_installation() as installation:
+    with _opened() as installation:
         parsed = _parse_subject(installation, kind, subject)
         installation.denials.allow(parsed)
     echo(f"{parsed.kind} {parsed.id} is no longer denied")
@@ -56,7 +59,7 @@ def allow(kind: Kind, subject: SubjectId) -> None:
 @commands.command("list")
 def list_denials(*, as_json: AsJson = False) -> None:
     """List all denials, oldest first."""
-    with open_installation() as installation:
+    with _opened() as installation:
         denials = installation.denials.list()
     if as_json:
         print_json([_as_json(denial) for denial in denials])
@@ -82,7 +85,7 @@ def floor(
     deducted.
     """
     wanted = None if prices is None else FloorPrice(*(parse_price(price, "--prices") for price in prices))
-    with open_installation() as installation:
+    with _opened() as installation:
         if wanted is not None:
             installation.denials.set_floor(wanted)
         floor_price = installation.denials.floor()
@@ -103,7 +106,7 @@ def takedown(
 
     New requests are refused at once. The copy that running answers use is deleted when they have ended.
     """
-    with open_installation() as installation:
+    with _opened() as installation:
         takedown = installation.denials.take_down(installation.catalogue.record(model), reason)
         echo(
             f"adapter {takedown.adapter} is denied ({reason}); deleted from the store: "
@@ -117,6 +120,14 @@ def takedown(
                 time.sleep(POLL_SECONDS)
         installation.blobs.delete_forgotten()
     echo("all local copies are deleted")
+
+
+@contextmanager
+def _opened() -> Iterator[Installation]:
+    """Errors: as of `check_database`."""
+    with open_installation() as installation:
+        installation.check_database()
+        yield installation
 
 
 def _parse_subject(installation: Installation, kind: str, subject: str) -> Subject:

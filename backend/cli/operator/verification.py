@@ -29,6 +29,7 @@ def indexed_checks(
 ) -> list[Check]:
     """`receipt`: a file, or the id of a receipt of this installation. Errors: `NotFound`, `InvalidInput`."""
     with open_installation() as installation:
+        installation.check_database()
         loaded = _load_receipt(installation, receipt)
         return _checks(installation, loaded, charge, body, answer, recomputes=recomputes, executes=executes)
 

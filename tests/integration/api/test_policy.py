@@ -126,6 +126,7 @@ def opened(installation: ScriptedInstallation, monkeypatch: pytest.MonkeyPatch) 
             catalogue=known.catalogue,
             membership=membership,
             prepare_database=lambda: None,
+            check_database=lambda: None,
         )
 
     for module in (policy, membership_commands):

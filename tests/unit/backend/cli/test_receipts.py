@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 def _in_an_empty_home(sqlite_database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     @contextmanager
     def opened() -> Iterator[Any]:
-        yield SimpleNamespace(database=sqlite_database)
+        yield SimpleNamespace(database=sqlite_database, check_database=lambda: None)
 
     monkeypatch.setattr(verification, "open_installation", opened)
 

@@ -11,6 +11,7 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 
 from backend.db import session as db_session
 from backend.db.errors import to_domain_error
+from backend.db.migrate import current_revision, upgrade
 from backend.db.unit_of_work import Database
 from backend.domain.errors import DatabaseUnavailable, DiskFull
 from tests.support.databases import fill
@@ -155,3 +156,26 @@ def test_an_unknown_code_of_sqlite_is_our_defect() -> None:
         to_domain_error(OperationalError("x", {}, sqlite3.OperationalError("near x")), is_committing=False)
         is None
     )
+
+
+def test_a_migration_meets_the_same_faults_as_a_unit_of_work(tmp_path: Path) -> None:
+    (tmp_path / "a.db").mkdir()
+    for url in (f"sqlite:///{tmp_path}/a.db", "postgresql://market:secret@127.0.0.1:1/market"):
+        database = Database.open(url)
+        for ask in (current_revision, upgrade):
+            with pytest.raises(DatabaseUnavailable, match="not reachable") as caught:
+                ask(database.engine)
+            assert "secret" not in str(caught.value)
+        database.close()
+
+
+def test_a_migration_that_waits_too_long_gets_a_busy_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(db_session, "BUSY_MILLISECONDS", 1)
+    database = Database.open(f"sqlite:///{tmp_path}/a.db")
+    with database.begin() as writer:
+        writer.session.execute(text("CREATE TABLE filler (bytes BLOB)"))
+        with pytest.raises(DatabaseUnavailable, match="busy"):
+            upgrade(database.engine)
+    database.close()
