@@ -74,13 +74,14 @@ class Indexer:
         """
         return self._step(self._head())
 
-    def catch_up(self) -> None:
-        """Run steps up to the present head, less the confirmations. Errors: as of `run_once`.
+    def catch_up(self, stop: threading.Event | None = None) -> None:
+        """Run steps up to the present head, less the confirmations, or until `stop` is set. Errors: as of
+        `run_once`.
 
         Later blocks are left out: where they come faster than steps, there is always a new one.
         """
         head = self._head()
-        while self._step(head):
+        while not (stop is not None and stop.is_set()) and self._step(head):
             pass
 
     def run(self, stop: threading.Event, poll_seconds: float = POLL_SECONDS) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from backend.domain.batch_data import decode
@@ -52,7 +53,7 @@ class WatchOptions:
 def open_watcher(
     installation: Installation, options: WatchOptions, stop: threading.Event
 ) -> Iterator[Watcher]:
-    """Open a watcher whose waits end once `stop` is set.
+    """Open a watcher whose waits, and the index of the chain, end once `stop` is set.
 
     Errors: `InvalidInput` or `NotFound` if it may send transactions and its key is not available.
     """
@@ -67,8 +68,9 @@ def open_watcher(
     try:
         num_kept = 1 if own is None else KEPT_FOR_ANSWERS
         transactions = _transactions(installation, db, stop, num_kept) if can_send else None
+        indexer = Indexer(chain, db.event_log, installation.deployment, confirmations=0)
         yield Watcher(
-            follow=Indexer(chain, db.event_log, installation.deployment, confirmations=0).catch_up,
+            follow=partial(indexer.catch_up, stop),
             db=db,
             chain=chain,
             cases=Audit(installation, db).cases(),
@@ -89,7 +91,7 @@ def open_watcher(
         db.close()
 
 
-def withdraw_credit(installation: Installation, stop: threading.Event) -> CallResult:
+def withdraw_credit(installation: Installation) -> CallResult:
     """Withdraw what returned bonds and answers credited to the watcher's account.
 
     Errors: `NotFound` without credit, `InvalidInput` or `NotFound` without the watcher's key, `Unavailable`.
@@ -98,7 +100,7 @@ def withdraw_credit(installation: Installation, stop: threading.Event) -> CallRe
 
     db = _open_database(installation.settings, installation.deployment.block_hash)
     try:
-        transactions = _transactions(installation, db, stop)
+        transactions = _transactions(installation, db)
         # An earlier withdrawal counts as this one until the view has its block.
         Indexer(installation.chain, db.event_log, installation.deployment, confirmations=0).catch_up()
         return transactions.withdraw_credit()
@@ -107,7 +109,7 @@ def withdraw_credit(installation: Installation, stop: threading.Event) -> CallRe
 
 
 def _transactions(
-    installation: Installation, db: Database, stop: threading.Event, num_kept: int = 1
+    installation: Installation, db: Database, stop: threading.Event | None = None, num_kept: int = 1
 ) -> WatcherTransactions:
     from backend.chain.sender import Sender
     from backend.services.watch.transactions import GasLimits, WatcherTransactions

@@ -100,7 +100,11 @@ def _news(settings: Settings, options: WatchOptions, operator: str, *, once: boo
     from backend.installation.installation import Installation
     from backend.installation.watcher import open_watcher
 
-    stop = _stop_on_signals(settings.log_format)
+    logs.setup(settings.log_format, logging.WARNING)
+    stop = threading.Event()
+    if not once:  # a pass may be interrupted anywhere
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: stop.set())
     installation = Installation(settings)
     try:
         options = replace(options, only=parse_account(installation, operator) if operator else None)
@@ -120,22 +124,15 @@ def withdraw_credit() -> None:
     from backend.settings import load_settings
 
     settings = load_settings()
+    logs.setup(settings.log_format, logging.WARNING)
     installation = Installation(settings)
     try:
-        result = watcher.withdraw_credit(installation, _stop_on_signals(settings.log_format))
+        result = watcher.withdraw_credit(installation)
     finally:
         installation.close()
     if not result.is_done:
         raise Conflict(f"the credit was not withdrawn: {result.error}")
     echo(f"withdrawn in transaction {result.tx_hash}")
-
-
-def _stop_on_signals(form: logs.Format) -> threading.Event:
-    logs.setup(form, logging.WARNING)
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
-    return stop
 
 
 def _override(settings: Settings, limits: dict[str, int | None]) -> Settings:

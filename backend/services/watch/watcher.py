@@ -123,7 +123,10 @@ class Watcher:
             try:
                 head = self.chain.head()
                 if head != seen or self._unfinished:
-                    for one in self._turns(self._operators()):
+                    operators = self._operators()
+                    if stop.is_set():
+                        return  # the view may lack blocks
+                    for one in self._turns(operators):
                         yield one
                         if stop.is_set():
                             return

@@ -66,7 +66,7 @@ class WatcherHarness:
     def withdraw_credit(self) -> CallResult:
         installation = Installation(Settings(home=self.home, rpc_url=self.url))
         self._open.callback(installation.close)
-        return withdraw_credit(installation, threading.Event())
+        return withdraw_credit(installation)
 
     def commit(self, forge: Callable[[AttackMarket, Batch], Forgery]) -> Header:
         return self.market.commit(forge(self.market, self.market.build(self.market.serve_round())))
@@ -287,10 +287,12 @@ def test_a_node_that_is_away_is_waited_for(harness: WatcherHarness) -> None:
         if (failure := next(failures)) is not None:
             raise failure
         follow()
-        stop.set()
 
     watcher.follow = follow_at_last
-    assert what(watcher.run(stop)) == ["right"]
+    found = watcher.run(stop)
+    assert next(found).what == "right"
+    stop.set()
+    assert what(found) == []
 
 
 def test_the_command_says_by_its_exit_code_whether_something_is_wrong(harness: WatcherHarness) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from dataclasses import replace
-from threading import Thread
+from threading import Event, Thread
 from typing import TYPE_CHECKING
 
 import pytest
@@ -556,4 +556,24 @@ def test_an_unreachable_node_is_unavailable(memory: Database) -> None:
         waiting.run_once()
     del chain.events
     waiting.catch_up()
+    assert state(memory)[1:] == replayed(chain)
+
+
+def test_an_index_that_is_stopped_leaves_the_rest_to_the_next_one(memory: Database) -> None:
+    chain, stop = FakeChain(), Event()
+    chain.mine(3 * FIRST_RANGE)
+    stop.set()
+    indexer(chain, memory).catch_up(stop)
+    assert state(memory)[0] is None
+    following, read = indexer(chain, memory), chain.events
+
+    def interrupted(first: int, last: int) -> list[ChainEvent]:
+        stop.set()
+        return read(first, last)
+
+    stop.clear()
+    chain.events = interrupted  # type: ignore[method-assign]
+    following.catch_up(stop)
+    assert chain.requested_sizes == [FIRST_RANGE]
+    following.catch_up()
     assert state(memory)[1:] == replayed(chain)

@@ -90,6 +90,14 @@ def test_there_is_one_pass_per_block() -> None:
     assert harness.num_passes == 2
 
 
+def test_a_watcher_that_is_stopped_while_it_follows_the_chain_judges_nothing() -> None:
+    harness, stop, watched = WatcherHarness("operator"), StopAfter(9), list[str]()
+    harness.watcher.follow = stop.set
+    harness.watcher._watch = watched.append  # type: ignore[method-assign, assignment]
+    assert list(harness.watcher.run(stop)) == []
+    assert watched == []
+
+
 def test_pauses_double_up_to_a_minute_while_the_node_is_unreachable_which_is_logged_once(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
