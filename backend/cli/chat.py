@@ -13,7 +13,7 @@ from backend.cli.output import AsJson, echo, echo_part, note_if_empty, print_jso
 from backend.cli.payments import say_voucher
 from backend.client.errors import Answer
 from backend.domain.catalogue import Sort
-from backend.domain.errors import InvalidInput
+from backend.domain.errors import DomainError, InvalidInput
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -126,18 +126,21 @@ def chat(
     most = parse_dollars(max_cost, "--max-cost")
     with actor.connect() as client:
         last = send_paid(client, lambda: ask(client, request), most=most, say=say_voucher)
-    bill = last["loraledger"]
-    echo()
-    number = bill.get("receipt_id")
-    receipt = f"receipt {number}" if number else f"charge {bill['charge_id']}, its receipt follows"
-    echo(f"{dollars(bill['charge'])}; {receipt}", err=True)
+    _print_bill(last["loraledger"])
 
 
 def _print_stream(client: ApiClient, request: dict[str, Any]) -> dict[str, Any]:
-    """Print an answer as it is generated; returns the last chunk."""
+    """Print an answer as it is generated; returns the last chunk, which has the bill. An error may follow it:
+    the bill is then printed here.
+    """
     last: dict[str, Any] = Answer()
-    for last in client.stream(PATH, request | {"stream": True}):
-        echo_part("".join(c["delta"].get("content") or "" for c in last["choices"]))
+    try:
+        for last in client.stream(PATH, request | {"stream": True}):
+            echo_part("".join(c["delta"].get("content") or "" for c in last["choices"]))
+    except DomainError:
+        if "loraledger" in last:
+            _print_bill(last["loraledger"])
+        raise
     return last
 
 
@@ -145,6 +148,13 @@ def _print_answer(client: ApiClient, request: dict[str, Any]) -> dict[str, Any]:
     answer: dict[str, Any] = client.post(PATH, request)
     echo_part(answer["choices"][0]["message"]["content"] or "")
     return answer
+
+
+def _print_bill(bill: Mapping[str, Any]) -> None:
+    echo()  # ends the answer's last line
+    number = bill.get("receipt_id")
+    receipt = f"receipt {number}" if number else f"charge {bill['charge_id']}, its receipt follows"
+    echo(f"{dollars(bill['charge'])}; {receipt}", err=True)
 
 
 def _parse_blend(text: str) -> dict[str, Any]:

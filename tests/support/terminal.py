@@ -34,6 +34,11 @@ def payer_client(api: Api, approve: Approve = lambda _: None) -> ApiClient:
     return ApiClient(api.url, wallet, is_own=True)
 
 
+def loopback_client(url: str) -> ApiClient:
+    """For a server that a test made, which is asked for no signature."""
+    return ApiClient(url, Wallet(LocalKey(PAYER_KEY), scripted_deployment(), lambda _: None))
+
+
 def act_as_payer(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     """Commands find the API of the test, and sign with its payer's key without asking."""
     monkeypatch.setattr(Actor, "connect", lambda _: payer_client(api).sign_in())
