@@ -96,14 +96,17 @@ def write_sources(settings: Settings, record_path: Path | None, folder: Path) ->
 def delegate(settings: Settings, record_path: Path | None, holder: str, to: str) -> int:
     """Delegate the votes of a key in the key store, to itself or to `to`; the block of the transaction.
 
-    Errors: `NotFound` without the key, `InvalidInput` for a malformed account.
+    Errors: `NotFound` without the key, `InvalidInput` for a malformed account and as of `check_chain`.
     """
     from backend.deployment.deployer import Deployer
+    from backend.deployment.record import check_chain
 
     signer = _keystore(settings).open(_account(holder))
     with _node(settings) as node:
+        record = _record(node, record_path)
+        check_chain(node, record)
         sender = Deployer(node, signer)
-        sender.addresses = dict(_record(node, record_path).addresses)
+        sender.addresses = dict(record.addresses)
         delegatee = _account(to) if to else signer.account
         return sender.send("MarketToken", "delegate", delegatee).block_number
 

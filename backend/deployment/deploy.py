@@ -13,7 +13,7 @@ from backend.deployment.contracts import create_market
 from backend.deployment.deployer import Deployer
 from backend.deployment.journal import Journal, Origin, exclusive
 from backend.deployment.profiles import NAMES
-from backend.deployment.record import Record, read_record, write_record
+from backend.deployment.record import Record, check_chain, read_record, write_record
 from backend.domain.deployment import LOCAL_CHAIN_ID, PAYMENT_TOKEN
 from backend.domain.errors import Conflict, Forbidden, InvalidInput, NotFound, Unavailable
 from backend.domain.money import COIN
@@ -39,15 +39,17 @@ def launch(node: Node, signer: TransactionSigner, terms: Terms, folder: Path, co
 
     The record is written to `<folder>/<chainId>.json` once the last transaction has `confirmations`.
 
-    Errors: `InvalidInput`, `Forbidden` and `NotFound` before anything is sent; `Conflict` if the folder has
-    another deployment; `Unavailable` if transactions are not mined in time (run it again).
+    Errors: `InvalidInput`, `Forbidden` and `NotFound` before anything is sent, and as of `check_chain`;
+    `Conflict` if the folder has another deployment; `Unavailable` if transactions are not mined in time (run
+    it again).
     """
     record_path = folder / f"{terms.chain_id}.json"
     journal_path = folder / f"{terms.chain_id}.journal.json"
-    _check_chain(node, terms)
+    _check_chain_id(node, terms)
     with exclusive(folder):
         if record_path.exists():
             record = _require_same_terms(read_record(record_path), record_path, terms)
+            check_chain(node, record)
         else:
             journal = _open_journal(node, signer.account, journal_path)
             _check_preconditions(node, signer.account, terms, is_begun=bool(journal.steps))
@@ -59,7 +61,7 @@ def launch(node: Node, signer: TransactionSigner, terms: Terms, folder: Path, co
     return record
 
 
-def _check_chain(node: Node, terms: Terms) -> None:
+def _check_chain_id(node: Node, terms: Terms) -> None:
     if node.chain_id != terms.chain_id:
         raise InvalidInput(
             f"the terms are for chain {terms.chain_id}, {node.rpc.name} is on chain {node.chain_id}",

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    from backend.chain.node import Node
     from backend.domain.ids import Account, Hash32
 
 
@@ -70,3 +71,17 @@ def read_record(path: Path) -> Record:
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InvalidInput(f"{path} is not a deployment record: {error!r}", param="deployment") from error
     return record
+
+
+def check_chain(node: Node, record: Record) -> None:
+    """Errors: `InvalidInput` if the node is on another chain than the deployment. A local chain that was
+    started again has the same id and other blocks.
+    """
+    block = node.block(record.block_number) if node.chain_id == record.chain_id else None
+    if block is None or block.hash != record.block_hash:
+        raise InvalidInput(
+            f"the chain at {node.rpc.name} is not the deployment's: its id is {node.chain_id}, and its block "
+            f"{record.block_number} is {'missing' if block is None else block.hash}. Set LORALEDGER_RPC_URL "
+            "to a node of the deployment's chain, or move its record away if that chain is gone",
+            param="deployment",
+        )

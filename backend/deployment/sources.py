@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from backend.deployment.builds import load_build
 from backend.deployment.contracts import CONTRACTS
+from backend.deployment.record import check_chain
 from backend.disk.files import write_durably
 from backend.domain.errors import InvalidInput, NotFound
 
@@ -25,9 +26,10 @@ def write_sources(node: Node, record: Record, folder: Path, artifacts: Path = AR
     `<folder>/<contract>.json` is the compiler's standard JSON input with the settings of the build.
     `contracts.json` lists each contract's address, qualified name, compiler and constructor arguments.
 
-    Errors: `NotFound` without Hardhat's build; `InvalidInput` if it is not that of this version, or a
-    contract on the chain was not created by it.
+    Errors: as of `check_chain`; `NotFound` without Hardhat's build; `InvalidInput` if it is not that of this
+    version, or a contract on the chain was not created by it.
     """
+    check_chain(node, record)
     folder.mkdir(parents=True, exist_ok=True)
     listed: dict[str, Any] = {}
     written = []

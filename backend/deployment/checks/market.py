@@ -17,7 +17,7 @@ from backend.deployment.checks.roles import (
 )
 from backend.deployment.checks.terms import check_distribution, check_terms
 from backend.deployment.checks.votes import check_deployer, check_votes
-from backend.domain.errors import InvalidInput
+from backend.deployment.record import check_chain
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -46,15 +46,9 @@ CHECKS: tuple[Callable[[MarketReader], Iterator[Finding]], ...] = (
 def check_market(node: Node, record: Record, terms: Terms | None = None) -> list[Finding]:
     """Check a market against its record, the build and, if given, its terms. Every check runs.
 
-    Errors: `InvalidInput` if the node is on another chain than the record.
+    Errors: as of `check_chain`.
     """
-    block = node.block(record.block_number) if node.chain_id == record.chain_id else None
-    if block is None or block.hash != record.block_hash:
-        raise InvalidInput(
-            f"the chain at {node.rpc.name} is not the deployment's: its id is {node.chain_id}, and its block "
-            f"{record.block_number} is {'missing' if block is None else block.hash}",
-            param="deployment",
-        )
+    check_chain(node, record)
     market = MarketReader(node, record)
     checks = list(CHECKS)
     if terms is not None:
