@@ -110,7 +110,8 @@ class Keystores:
     def names(self) -> list[str]:
         if not self.folder.is_dir():
             return []
-        return sorted(path.name for path in self.folder.iterdir() if _NAME.fullmatch(path.name))
+        files = (path for path in self.folder.iterdir() if path.is_file())
+        return sorted(path.name for path in files if _NAME.fullmatch(path.name))
 
     def add(self, name: str, private_key: bytes, password: str) -> LocalKey:
         """Encrypt a key into a new file that only its owner can read. Errors: `Conflict` if it exists."""

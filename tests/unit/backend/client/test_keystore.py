@@ -134,3 +134,9 @@ def test_a_private_key_may_have_its_prefix_and_a_line_end() -> None:
 def read(path: Path) -> dict[str, Any]:
     found: dict[str, Any] = json.loads(path.read_text())
     return found
+
+
+def test_a_folder_is_no_wallet(keystores: Keystores) -> None:
+    keystores.add("bob", KEY, "secret")
+    (keystores.folder / "backup").mkdir()
+    assert keystores.names() == ["bob"]
