@@ -16,6 +16,7 @@ from backend.cli.actor import PAYER, Actor, DeploymentOption, acting, taking
 from backend.cli.amounts import dollars
 from backend.cli.extras import OPERATOR, is_installed, require
 from backend.cli.output import AsJson, echo, note_if_empty, print_json
+from backend.disk.files import write_durably
 from backend.domain.errors import InvalidInput, NotFound
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ def show_receipt(
     if out is None:
         print_json(found)
     else:
-        out.write_text(json.dumps(found, indent=2) + "\n")
+        write_durably(out, json.dumps(found, indent=2) + "\n", is_private=True)
         echo(f"written to {out}")
 
 

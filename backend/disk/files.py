@@ -17,11 +17,16 @@ if TYPE_CHECKING:
 def write_durably(path: Path, text: str, *, is_private: bool = False) -> None:
     """Create or replace a file of an existing folder atomically; it is on the disk when this returns.
 
-    `is_private`: only its owner can read it.
+    `is_private`: only its owner can read it. Errors: `OSError`, which names `path`.
     """
-    with file_draft(_beside(path), text.encode(), is_private=is_private) as draft:
-        draft.replace(path)
-    sync_folder(path.parent)
+    try:
+        with file_draft(_beside(path), text.encode(), is_private=is_private) as draft:
+            draft.replace(path)
+        sync_folder(path.parent)
+    except OSError as error:
+        if error.errno is not None:
+            error.filename = str(path)  # not the draft, of which no user knows
+        raise
 
 
 def create_private(path: Path, text: str) -> None:

@@ -1,15 +1,17 @@
 from __future__ import annotations
 
 import json
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from typer.testing import CliRunner
 
+from backend.cli.actor import Actor
 from backend.cli.main import app
 from backend.cli.operator import verification
+from backend.client import evidence, pending_receipts
 from backend.domain.errors import InvalidInput, NotFound
 from tests.support.market import CHAIN_ID, Market, some_account, some_hash
 from tests.support.receipt_files import following_a_charge
@@ -83,3 +85,18 @@ def test_what_is_no_id_of_a_charge_is_wrong_usage(charge: str) -> None:
     result = CliRunner().invoke(app, ["receipts", "verify", "receipt.json", "--charge", charge])
     assert result.exit_code == 2
     assert "an id is 0x and 64 hex digits" in result.output
+
+
+def test_a_receipt_is_written_whole_and_for_its_payer_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Actor, "connect", lambda _: nullcontext(None))
+    monkeypatch.setattr(pending_receipts, "fetch_receipt", lambda *_: {"salt": "0x12"})
+    monkeypatch.setattr(evidence, "fetch_evidence", lambda *_: {})
+    out, earlier = tmp_path / "receipt.json", tmp_path / "earlier.json"
+    out.write_text("an earlier receipt")
+    earlier.hardlink_to(out)
+    assert CliRunner().invoke(app, ["receipts", "show", "0x12", "--out", str(out)]).exit_code == 0
+    assert json.loads(out.read_text()) == {"salt": "0x12", "evidence": {}}
+    assert out.stat().st_mode & 0o777 == 0o600
+    assert earlier.read_text() == "an earlier receipt", "it was replaced, not overwritten"

@@ -29,6 +29,15 @@ def test_an_interrupted_write_leaves_the_old_file(tmp_path: Path, monkeypatch: p
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_an_error_names_the_file_and_not_its_draft(tmp_path: Path) -> None:
+    path = tmp_path / "state.json"
+    path.mkdir()
+    for unwritable in (path, path / "missing" / "state.json"):
+        with pytest.raises(OSError, match="irectory") as caught:
+            write_durably(unwritable, "new")
+        assert caught.value.filename == str(unwritable)
+
+
 def test_two_that_write_at_once_each_write_a_file_of_their_own(tmp_path: Path) -> None:
     path = tmp_path / "rows"
     with replacing(path) as first, replacing(path) as second:
