@@ -10,6 +10,7 @@ from collections.abc import Generator, Iterator
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urlsplit
 
@@ -29,7 +30,7 @@ from backend.client.sessions import Tokens
 from backend.client.waiting import CONFIRMED_SECONDS, wait_through_outages
 from backend.domain.errors import Conflict, InvalidInput, Unavailable
 from backend.domain.idempotency import HEADER
-from backend.domain.streams import at_most
+from backend.domain.streams import LineSplitter, at_most
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -205,7 +206,10 @@ class ApiClient(PublicClient):
     def stream(self, path: str, body: Any) -> Generator[Any, None, None]:
         """Yield the objects of a server-sent event stream. Errors: as `request`, also in mid-stream."""
         with self._opened("POST", path, json=body, timeout=ANSWER_TIMEOUT) as response:
-            for line in response.iter_lines():
+            splitter = LineSplitter()
+            # The line feed ends what is no stream of events, such as a page of a proxy: it is reported.
+            pieces = chain(response.iter_text(), "\n")
+            for line in chain.from_iterable(map(splitter.push, pieces)):
                 text = line.removeprefix("data: ")
                 if not text or text == "[DONE]":
                     continue

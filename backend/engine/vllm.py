@@ -17,6 +17,7 @@ import msgspec
 
 from backend.domain.errors import InvalidInput, Overloaded
 from backend.domain.ids import Hash32
+from backend.domain.streams import LineSplitter
 from backend.engine.metric_texts import checked
 from backend.engine.vllm_answer import AnswerReader, Part, failure
 from backend.engine.vllm_request import check_prompt, check_request, completion_body, prompt_body
@@ -168,9 +169,11 @@ class VllmEngine:
         reader.prompt_tokens = len(prompt)
         body = completion_body(request, base.id if adapter is None else adapter.digest, prompt)
         async with self._stream(body) as response:
-            async for line in response.aiter_lines():
-                if line.startswith(_EVENT) and line != _EVENT + _END:
-                    yield _part(line.removeprefix(_EVENT))
+            splitter = LineSplitter()
+            async for piece in response.aiter_text():
+                for line in splitter.push(piece):
+                    if line.startswith(_EVENT) and line != _EVENT + _END:
+                        yield _part(line.removeprefix(_EVENT))
 
     @contextlib.asynccontextmanager
     async def _stream(self, body: dict[str, Any]) -> AsyncIterator[httpx.Response]:

@@ -38,7 +38,8 @@ def answering(status: int, kind: str, body: str, **headers: str) -> Iterator[str
         def do_POST(self) -> None:
             self.rfile.read(int(self.headers.get("content-length", 0)))
             self.send_response(status)
-            for name, value in {"content-type": kind, "content-length": str(len(body)), **headers}.items():
+            sent = {"content-type": kind, "content-length": str(len(body.encode())), **headers}
+            for name, value in sent.items():
                 self.send_header(name, value)
             self.end_headers()
             self.wfile.write(body.encode())

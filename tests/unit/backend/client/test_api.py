@@ -95,6 +95,7 @@ def test_a_market_that_is_down_can_be_tried_again() -> None:
         ('data: {"a": 1}\n\n', {"content-length": "100"}, Unavailable, r"connection to \S+ broke"),
         ('data: {"a": 1}\n\n', {"content-encoding": "gzip"}, Unavailable, r"connection to \S+ broke"),
         ("data: {\n\n", {}, NotAMarket, "malformed"),
+        ("<html>Welcome</html>", {}, NotAMarket, "malformed"),
         ("data: 7\n\n", {}, NotAMarket, "malformed"),
         ('data: {"error": 7}\n\n', {}, NotAMarket, "malformed"),
         ('data: {"error": {"message": "full", "code": "overloaded"}}\n\n', {}, ApiError, "full"),
@@ -109,6 +110,16 @@ def test_a_stream_that_breaks_or_is_malformed_is_reported(
         pytest.raises(error, match=why),
     ):
         list(client.stream("/v1/chat/completions", {}))
+
+
+def test_the_events_of_a_stream_are_what_line_feeds_end() -> None:
+    events = [{"text": "line\u2028paragraph\u2029next\u0085end"}, {"text": "last"}]
+    body = "".join(f"data: {json.dumps(event, ensure_ascii=False)}\n\n" for event in events)
+    with (
+        answering(200, "text/event-stream", body + "data: [DONE]\n\n") as url,
+        client_of(url) as client,
+    ):
+        assert list(client.stream("/v1/chat/completions", {})) == events
 
 
 @pytest.mark.parametrize("details", ["y", ["y"], 7])

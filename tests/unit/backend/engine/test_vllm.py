@@ -32,6 +32,17 @@ def test_tokens_usage_and_finish_reason_are_vllms(run: Callable[..., Any], vllm:
     assert vllm.body_of("/v1/completions")["prompt"] == json.loads(RECORDED["tokenize"]["body"])["tokens"]
 
 
+def test_texts_may_contain_what_else_ends_lines(
+    run: Callable[..., Any], vllm: FakeVllm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    body = RECORDED["greedy"]["body"].replace('"text":""', '"text":"a\u2028b\u2029c\u0085"', 1)
+    monkeypatch.setitem(RECORDED, "separators", {"status": 200, "body": body})
+    vllm.completion = "separators"
+    chunks = run(chunks_of)
+    assert chunks[0].text == "a\u2028b\u2029c\u0085"
+    assert chunks[-1].finish_reason == "length"
+
+
 @pytest.mark.parametrize(("name", "cached"), [("prefix", 0), ("cached", 128), ("other payer", 0)])
 def test_cached_tokens_come_with_the_last_chunk(
     name: str, cached: int, run: Callable[..., Any], vllm: FakeVllm
