@@ -260,7 +260,6 @@ def _part(event: str) -> Part:
     try:
         part = msgspec.json.decode(event, type=Part)
     except _MALFORMED as error:
-        # It may be the adapter's fault: weights that overflow make log-probabilities NaN, no number of JSON.
         raise failure(f"sent an event that cannot be decoded: {error}") from error
     if part.error is not None:
         raise EngineUnavailable.because(f"vLLM ended the answer: {part.error.message}")

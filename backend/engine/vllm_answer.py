@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 from msgspec import DecodeError, Meta, Raw, Struct
@@ -12,7 +13,7 @@ from msgspec.structs import replace
 from backend.domain.errors import InvalidInput
 from backend.engine.output_rows import TOP_TOKENS, OutputRows
 from backend.ports.engine import EngineUnavailable
-from inference.errors import GrammarTooComplexError
+from inference.errors import GrammarTooComplexError, NumericalError
 from inference.protocol import Chunk, JsonSchema, ProbeStates, TokenLogprob, TokenLogprobs
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from backend.engine.vllm_constraints import Constraints
+    from inference.errors import InferenceError
     from inference.protocol import FinishReason, Generate
     from inference.sampling.vocabulary import Vocabulary
 
@@ -29,10 +31,16 @@ _Count: TypeAlias = Annotated[int, Meta(ge=0)]
 
 
 class Logprobs(Struct, frozen=True):
-    """One item for each token. Keys of `top_logprobs` are ids (`token_id:7`), the sampled one among them."""
+    """One item for each token. Keys of `top_logprobs` are ids (`token_id:7`), the sampled one among them.
+    JSON has no NaN, so that vLLM writes null.
+    """
 
-    token_logprobs: list[float]
-    top_logprobs: list[dict[str, float]]
+    token_logprobs: list[float | None]
+    top_logprobs: list[dict[str, float | None]]
+
+    @property
+    def have_nan(self) -> bool:
+        return None in chain(self.token_logprobs, *(each.values() for each in self.top_logprobs))
 
 
 class Choice(Struct, frozen=True):
@@ -116,7 +124,13 @@ class AnswerReader:
         self._last: tuple[Choice, list[TokenLogprobs] | None, FinishReason] | None = None
 
     def push(self, part: Part) -> Iterator[Chunk]:
-        """The chunk of an event. The one with the finish reason is held back, because usage follows it."""
+        """The chunk of an event. The one with the finish reason is held back, because usage follows it.
+
+        Errors: `EngineUnavailable` as of `_logprobs`; `InvalidInput` as of `_leave_range`.
+        """
+        adapter = self._request.adapter_or_blend
+        if adapter is not None and any(each.logprobs and each.logprobs.have_nan for each in part.choices):
+            yield from self._leave_range(adapter.digest)
         if part.usage is not None:
             self.prompt_tokens = part.usage.prompt_tokens
             self._completion_tokens = part.usage.completion_tokens or 0
@@ -139,8 +153,15 @@ class AnswerReader:
             yield last
             return
         yield replace(last, finish_reason=None)
-        error = GrammarTooComplexError("vLLM ended the answer before its JSON was complete")
-        raise InvalidInput(str(error), details={"code": error.code})
+        raise _ended_by(GrammarTooComplexError("vLLM ended the answer before its JSON was complete"))
+
+    def _leave_range(self, digest: str) -> Iterator[Chunk]:
+        """End an answer whose adapter drove the model out of the numeric range, as our engine does: after a
+        chunk with the probe of what was returned, if anything was, `InvalidInput`.
+        """
+        if self._completion_tokens:
+            yield replace(self.aborted(), finish_reason=None)
+        raise _ended_by(NumericalError(digest))
 
     def _is_cut_off(self) -> bool:
         """Whether the answer's end is not that of its JSON: once a grammar exceeds its limits, vLLM allows no
@@ -200,13 +221,14 @@ class AnswerReader:
     def _logprobs(self, choice: Choice) -> list[TokenLogprobs] | None:
         """The log-probabilities that the request asks for; adds to the error vector on the way.
 
-        Errors: `EngineUnavailable` if they are not of the choice's tokens, or of no tokens of the base model.
+        Errors: `EngineUnavailable` if they are NaN, not of the choice's tokens, or of no tokens of the base
+        model.
         """
         try:
             return self._read_logprobs(choice)
         except (ValueError, LookupError):
             # Without its cause, which may quote the answer.
-            raise failure("returned log-probabilities that do not fit the answer's tokens") from None
+            raise failure("returned log-probabilities that are NaN or do not fit its tokens") from None
 
     def _read_logprobs(self, choice: Choice) -> list[TokenLogprobs] | None:
         if choice.logprobs is None:
@@ -223,7 +245,7 @@ class AnswerReader:
             if self._request.probe_error:
                 error = self._parts.rows.error(token_id, top[:TOP_TOKENS])
                 self._error = error if self._error is None else self._error + error
-            found.append((token_id, logprob, top))
+            found.append((token_id, _number(logprob), top))
         num_top = self._request.sampling.logprobs
         return None if num_top is None else [self._shown(*place, num_top) for place in found]
 
@@ -236,10 +258,16 @@ class AnswerReader:
         return TokenLogprobs(shown(token_id, logprob), [shown(*pair) for pair in top[:num_top]])
 
 
-def _ranked(alternatives: dict[str, float]) -> list[tuple[int, float]]:
+def _ranked(alternatives: dict[str, float | None]) -> list[tuple[int, float]]:
     """Ids and log-probabilities, likeliest first. A sampled token that is not among the likeliest is last."""
-    pairs = [(int(key.removeprefix(_ID_PREFIX)), value) for key, value in alternatives.items()]
+    pairs = [(int(key.removeprefix(_ID_PREFIX)), _number(value)) for key, value in alternatives.items()]
     return sorted(pairs, key=lambda pair: -pair[1])
+
+
+def _number(value: float | None) -> float:
+    if value is None:
+        raise ValueError("a log-probability is no number")
+    return value
 
 
 def _finish_reason(choice: Choice) -> FinishReason:
@@ -248,6 +276,11 @@ def _finish_reason(choice: Choice) -> FinishReason:
             return choice.finish_reason
         case other:
             raise failure(f"ended an answer for the reason {other!r}")
+
+
+def _ended_by(error: InferenceError) -> InvalidInput:
+    """As the client of our engine raises it."""
+    return InvalidInput(str(error), details={"code": error.code})
 
 
 def failure(what: str) -> EngineUnavailable:

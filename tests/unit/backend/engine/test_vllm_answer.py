@@ -105,14 +105,54 @@ def test_answers_that_cannot_be_read_make_the_server_unavailable(
     assert "secret" not in "".join(traceback.format_exception(caught.value))
 
 
-def test_an_adapter_whose_answers_are_nan_makes_no_server_unreachable(
-    run: Callable[..., Any], vllm: FakeVllm, served_adapter: AdapterRef, monkeypatch: pytest.MonkeyPatch
+def with_nan(first_event: int) -> dict[str, Any]:
+    """The recorded answer whose log-probabilities are NaN from this event on."""
+    events = RECORDED["logprobs"]["body"].split("\n\n")
+    nan = [re.sub(r"-\d+\.\d+", "null", event) for event in events[first_event:]]
+    return {"status": 200, "body": "\n\n".join(events[:first_event] + nan)}
+
+
+@pytest.mark.parametrize("num_events", [0, 2])
+def test_an_adapter_whose_answer_becomes_nan_ends_it_as_in_our_engine(
+    num_events: int,
+    run: Callable[..., Any],
+    vllm: FakeVllm,
+    served_adapter: AdapterRef,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    body = re.sub(r'"token_logprobs":\[[^]]*\]', '"token_logprobs":[null]', RECORDED["logprobs"]["body"])
-    monkeypatch.setitem(RECORDED, "nan", {"status": 200, "body": body})
+    """`InvalidInput` with this code is charged up to there, and puts no replica in doubt."""
+    monkeypatch.setitem(RECORDED, "nan", with_nan(num_events))
+    vllm.completion, vllm.first_events = "nan", num_events + 1
+    num_chunks = num_events and num_events + 1
+
+    async def use(engine: VllmEngine) -> list[Chunk]:
+        asked = Generate("r", prompt="x", adapter=served_adapter, probe=True, probe_error=True)
+        chunks = engine.generate(asked)
+        found = [await anext(chunks) for _ in range(num_chunks)]
+        with pytest.raises(InvalidInput, match=f"NaN or infinity under {served_adapter.digest}") as caught:
+            await anext(chunks)
+        assert caught.value.details["code"] == "numerical_error"
+        return found
+
+    found = run(use)
+    assert [chunk.completion_tokens for chunk in found] == [1, 2, 2][:num_chunks]
+    assert not any(chunk.finish_reason for chunk in found)
+    if found:
+        last = found[-1]
+        assert (last.text, last.token_ids) == ("", [])
+        assert last.probe is not None
+        assert last.probe.num_answer_tokens == 2
+    assert vllm.hung_up.wait(10)
+
+
+def test_a_base_model_whose_answer_becomes_nan_makes_its_server_unavailable(
+    run: Callable[..., Any], vllm: FakeVllm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(RECORDED, "nan", with_nan(2))
     vllm.completion = "nan"
-    with pytest.raises(Unavailable, match="cannot be decoded"):
-        run(lambda engine: chunks_of(engine, adapter=served_adapter, probe=True, probe_error=True))
+    with pytest.raises(Unavailable, match="do not fit") as caught:
+        run(lambda engine: chunks_of(engine, probe=True, probe_error=True))
+    assert caught.value.code == "engine_unavailable"
 
 
 @pytest.mark.parametrize(
