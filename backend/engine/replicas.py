@@ -75,12 +75,15 @@ class Replicas:
         engines: Mapping[str, Engine],
         drained: Callable[[], Collection[str]] = tuple,
         limits: ReplicaLimits = ReplicaLimits(),
+        *,
+        are_own: bool = False,
     ) -> None:
         """`engines` by name; the names decide which adapters each has. `drained`: names of those that get no
-        new requests.
+        new requests. `are_own`: the engines answer `state` between two steps, and end themselves if they
+        hang; that a vLLM server answers it says nothing of its steps.
         """
         self._replicas = [_Replica(name, engine) for name, engine in engines.items()]
-        self._drained, self._limits = drained, limits
+        self._drained, self._limits, self._are_own = drained, limits, are_own
         self._running: dict[str, _Replica] = {}
         self._watch: asyncio.Task[None] | None = None
         self._numbers = itertools.count()
@@ -256,12 +259,15 @@ class Replicas:
 
     async def _probe(self, replica: _Replica) -> None:
         """Ask for one token; give up the replica, with all its requests, if neither this request nor another
-        one gets it in time: a server that serves first come, first served may have a long queue.
+        one gets it in time: a server that serves first come, first served may have a long queue. An own
+        engine that responds is kept too: requests of other API processes may have all its places.
         """
         request = Generate(f"probe-{next(self._numbers)}", prompt="x", sampling=Sampling(max_tokens=1))
         num_chunks = replica.num_chunks
+        responds = False
         try:
             async with asyncio.timeout(self._limits.probe_seconds):
+                responds = self._are_own and await _responds(replica.engine)
                 async with contextlib.aclosing(replica.engine.generate(request)) as chunks:  # type: ignore[type-var]
                     async for _ in chunks:
                         pass
@@ -270,7 +276,7 @@ class Replicas:
         except EngineUnavailable as error:
             self._give_up(replica, _cause(error))
         except TimeoutError:
-            if replica.num_chunks > num_chunks:
+            if responds or replica.num_chunks > num_chunks:
                 self._works(replica)
             else:
                 self._give_up(replica, "it generates no token")
@@ -293,6 +299,14 @@ class Replicas:
 
 def _now() -> float:
     return asyncio.get_running_loop().time()
+
+
+async def _responds(engine: Engine) -> bool:
+    try:
+        await engine.state()
+    except DomainError:
+        return False
+    return True
 
 
 def _concerns_request(error: EngineUnavailable | Overloaded) -> bool:

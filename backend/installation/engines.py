@@ -32,8 +32,11 @@ class Engines:
 
         stall = self._settings.engine_stall_seconds
         limits = ReplicaLimits(stall, probe_seconds=stall / 2)
-        pairs = zip(self._base_models(), self._groups, strict=True)
-        return {info.digest: Replicas(group, self.drained, limits) for info, group in pairs}
+        found = zip(self._base_models(), self._settings.served, self._groups, strict=True)
+        return {
+            info.digest: Replicas(group, self.drained, limits, are_own=not base.urls)
+            for info, base, group in found
+        }
 
     @cached_property
     def by_name(self) -> dict[str, Engine]:

@@ -41,9 +41,8 @@ def processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Running
 
 
 def replicas_of(processes: list[RunningEngine], limits: ReplicaLimits) -> Replicas:
-    return Replicas(
-        {each.socket_path.stem: EngineClient(each.socket_path) for each in processes}, limits=limits
-    )
+    engines = {each.socket_path.stem: EngineClient(each.socket_path) for each in processes}
+    return Replicas(engines, limits=limits, are_own=True)
 
 
 async def answer(replicas: Replicas, number: int, sampling: Sampling, begun: asyncio.Semaphore) -> int:

@@ -41,6 +41,8 @@ class FakeEngine:
         self.has_failed = False
         self.num_counts = 0
         self.probed = asyncio.Event()
+        self.num_states = 0
+        self.steps_hang = False
 
     async def count_tokens(self, *_: Any) -> TokenCount:
         self.num_counts += 1
@@ -70,6 +72,9 @@ class FakeEngine:
         self.aborted.append(request_id)
 
     async def state(self) -> EngineState:
+        self.num_states += 1
+        if self.steps_hang:
+            await asyncio.Event().wait()
         return EngineState(frozenset({Hash32(f"0x{self.name}")}), ord(self.name), self.weight_format)
 
     async def metrics(self, _: float) -> str:
@@ -99,10 +104,12 @@ def run(
     test: Callable[[Replicas, dict[str, FakeEngine]], Coroutine[Any, Any, None]],
     limits: ReplicaLimits | None = None,
     drained: set[str] | None = None,
+    *,
+    are_own: bool = False,
 ) -> None:
     async def main() -> None:
         engines = {name: FakeEngine(name) for name in NAMES}
-        replicas = Replicas(engines, lambda: drained or (), limits or ReplicaLimits())
+        replicas = Replicas(engines, lambda: drained or (), limits or ReplicaLimits(), are_own=are_own)
         try:
             async with asyncio.timeout(20):
                 await test(replicas, engines)
@@ -318,6 +325,33 @@ def test_a_hung_replica_is_given_up_with_its_requests() -> None:
         assert await text(replicas, Generate("2", prompt="x", adapter=adapter(1))) != first
 
     run(test, ReplicaLimits(stall_seconds=0.2, probe_seconds=0.2))
+
+
+@pytest.mark.parametrize(("are_own", "steps_hang"), [(True, False), (True, True), (False, False)])
+def test_an_own_engine_that_responds_is_kept_while_others_have_its_places(
+    *, are_own: bool, steps_hang: bool
+) -> None:
+    """Requests of another API process, whose chunks this one does not see. A vLLM server's process answers
+    although its engine hangs.
+    """
+
+    async def test(replicas: Replicas, engines: dict[str, FakeEngine]) -> None:
+        engine, replica = engines["a"], replicas._replicas[0]
+        engine.hangs, engine.steps_hang = True, steps_hang
+        waiting = asyncio.create_task(text(replicas, Generate("1", prompt="x")))
+        await until(lambda: replica.probe is not None)
+        await until(lambda: replica.probe is None)
+        assert engine.num_states == are_own
+        assert replica.is_up == (are_own and not steps_hang)
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+
+    run(
+        test,
+        ReplicaLimits(stall_seconds=0.1, probe_seconds=0.2),
+        drained=set(NAMES[1:]),
+        are_own=are_own,
+    )
 
 
 def test_a_drained_replica_finishes_its_answers_and_gets_no_new_ones() -> None:

@@ -39,7 +39,9 @@ def test_own_engines_are_replicas_with_a_socket_each(tmp_path: Path) -> None:
 def test_a_single_engine_is_watched_as_a_replica(tmp_path: Path) -> None:
     installation = Installation(Settings(home=tmp_path))
     installation.save_base_model(TINY)
-    assert isinstance(installation.engines.by_base[TINY.digest], Replicas)
+    found = installation.engines.by_base[TINY.digest]
+    assert isinstance(found, Replicas)
+    assert found._are_own
 
 
 def test_replicas_are_drained_by_name(tmp_path: Path) -> None:
