@@ -46,7 +46,7 @@ class Adapter:
     digest: str
     blocks: Sequence[LoraBlock]  # each (layer, linear) is in one at most
     num_bytes: int
-    peak: float  # the largest absolute value of any `expand`
+    peak: float  # the largest absolute value that a blend's weight multiplies: of `expand`, in int8 of scales
     memory: Tensor | None = None  # all A and B; reused for another adapter once the registry evicts this one
     invocation: tuple[int, ...] = ()  # tokens from which on it is active; empty: it is always active
 
@@ -100,7 +100,7 @@ class AdapterLoader:
         blocks, peak = read_blocks(specs, files.weights, memory, self._reader)
         if is_int8:
             memory = reserve(size, torch.int8, spare)
-            blocks = quantize_blocks(specs, blocks, memory)
+            blocks, peak = quantize_blocks(specs, blocks, memory)
         blocks = add_dora_scales(specs, blocks, files.weights, self._base)
         num_bytes = sum(block.num_bytes for block in blocks)
         return Adapter(expected_digest, blocks, num_bytes, peak, memory, config.invocation)

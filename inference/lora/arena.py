@@ -105,6 +105,8 @@ class AdapterArena:
                 if end < rows.stop:
                     self._shrink[linear][layers, end : rows.stop].zero_()
                     self._expand[linear][layers, end : rows.stop].zero_()
+                    if linear in self._scales:
+                        self._scales[linear][layers, end : rows.stop].zero_()
         self.dora.write(slot, blend.dora)
         self._rows_by_slot[slot] = rows
         keys = blend.keys

@@ -96,11 +96,13 @@ def read_blocks(
 
 def quantize_blocks(
     block_specs: Sequence[BlockSpec], blocks: Sequence[LoraBlock], memory: Tensor
-) -> list[LoraBlock]:
+) -> tuple[list[LoraBlock], float]:
     """The blocks in int8, in `memory` [sum of `size`]: each row of A and of B has the scale of
     `inference.kernels.int8.quantize_rows`, and the block has the product of both.
+
+    Returns the blocks and the largest of their scales. Raises `AdapterNotFiniteError`.
     """
-    quantized = []
+    quantized, peaks = [], []
     for (spec, chunk), block in zip(_chunks(block_specs, memory), blocks, strict=True):
         scales = reserve(block.shrink.shape[:2], torch.float32).fill_(1.0)
         one = spec.block(chunk, scales)
@@ -109,7 +111,11 @@ def quantize_blocks(
             target.copy_(values.view_as(target))
             scales *= factors.view_as(scales)
         quantized.append(one)
-    return quantized
+        peaks.append(float(scales.max()))
+    # The product of two scales can overflow fp32 where both are finite.
+    if not all(map(math.isfinite, peaks)):
+        raise _not_finite(block_specs, quantized)
+    return quantized, max(peaks)
 
 
 def add_dora_scales(
@@ -131,8 +137,8 @@ def _not_finite(block_specs: Sequence[BlockSpec], blocks: Sequence[LoraBlock]) -
     faults = [
         (specs.layer, specs.module)
         for spec, block in zip(block_specs, blocks, strict=True)
-        for specs, shrink, expand in zip(spec.specs, block.shrink, block.expand, strict=True)
-        if not (shrink.isfinite().all() and expand.isfinite().all())
+        for index, specs in enumerate(spec.specs)
+        if not all(factor.isfinite().all() for factor in block.factors(index))
     ]
     _, module = min(faults)
     return AdapterNotFiniteError(module, "it holds NaN or infinity, or overflows the engine's dtype")

@@ -90,6 +90,40 @@ def test_deltas_equal_the_reference(
         torch.testing.assert_close(output, expected, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("kernels", ["portable", "native"])
+def test_scales_that_lay_in_an_adapters_rows_change_nothing_that_it_lacks(
+    kernels: KernelBackend, tiny_llama: Path
+) -> None:
+    """In int8, where 0 times a stale scale of infinity would be NaN."""
+    torch.manual_seed(0)
+    architecture = read_architecture(tiny_llama)
+    arena = AdapterArena(architecture, 16, 1, torch.int8, "cpu")
+    stale = [int8_block(architecture, linear, 16, torch.inf) for linear in ALL_LINEAR]
+    arena.write(single_blend(Adapter("stale", stale, 0, 1.0)), 0, slice(0, 16))
+    block = int8_block(architecture, "q_proj", 2, 1e-3)
+    shrink, expand = block.factors(0)
+    exact = LoraBlock("q_proj", range(1), shrink.unsqueeze(0), expand.unsqueeze(0))
+    arena.write(single_blend(Adapter("a", [block], 0, 1.0)), 0, slice(3, 5))
+    batch = select_kernels(kernels, torch.float32, "cpu").lora_batch([Segment(0, 3, 0, slice(3, 5))], 3)
+    states = torch.randn(3, architecture.hidden_size)
+    output = torch.randn(3, sum(architecture.linear_shape(name)[1] for name in PROJECTIONS["qkv"]))
+    deltas = [
+        reference(architecture, [Adapter("a", [exact], 0, 1.0)], states, [0] * 3, linear)
+        for linear in PROJECTIONS["qkv"]
+    ]
+    expected = output + torch.cat(deltas, dim=1)
+    step = StepAdapters(arena, batch, frozenset((0, linear) for linear in PROJECTIONS["qkv"]))
+    torch.testing.assert_close(
+        step.project(0, "qkv", lambda _: output, states), expected, atol=1e-4, rtol=1e-4
+    )
+
+
+def int8_block(architecture: Architecture, linear: str, rank: int, scale: float) -> LoraBlock:
+    sides = (torch.randint(-127, 128, (1, rank, width)) for width in architecture.linear_shape(linear))
+    shrink, expand = (side.to(torch.int8) for side in sides)
+    return LoraBlock(linear, range(1), shrink, expand, torch.full((1, rank), scale))
+
+
 def reference(
     architecture: Architecture, adapters: list[Adapter], states: torch.Tensor, slots: list[int], linear: str
 ) -> torch.Tensor:

@@ -7,14 +7,17 @@ import struct
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from safetensors.torch import save
+from safetensors.torch import save, save_file
 
+from inference.errors import AdapterNotFiniteError
 from inference.kernels.select import select_factor_reader
 from inference.lora import block as block_module
 from inference.lora.adapter import Adapter, AdapterLoader
+from inference.lora.blend import build_blend
 from inference.lora.block import reserve
 from inference.lora.files import CONFIG_FILE, WEIGHTS_FILE, adapter_digest
 from inference.model.families import read_architecture
@@ -23,8 +26,6 @@ from tests.fixtures_engine import ALL_LINEAR
 from tests.support.adapters import pairs
 
 if TYPE_CHECKING:
-    import pytest
-
     from inference.config import KernelBackend
     from inference.model.architecture import Architecture
 
@@ -137,6 +138,32 @@ def test_an_engine_in_int8_rounds_each_row_by_its_own_largest_value(tiny_llama: 
             assert ((block.expand[index] * expand_step - pair.expand).abs() <= expand_step * 0.501).all()
     numbers = sum(pair.shrink.numel() + pair.expand.numel() for pair in exact.values())
     assert adapter.num_bytes == numbers + 3 * len(KEYS) * 4
+
+
+def test_factors_whose_scales_overflow_in_int8_are_refused(tiny_llama: Path, tmp_path: Path) -> None:
+    """Each factor is finite in fp32, as the product of their largest values over 127 squared is not."""
+    architecture = read_architecture(tiny_llama)
+    formats = (torch.float32, torch.float32)
+    tensors = write(tmp_path, architecture, dict.fromkeys(KEYS, (2, 2, formats)), 0)
+    base = BaseWeights.open(tiny_llama, architecture, torch.float32, "int8")
+
+    def load_with(largest: float) -> Adapter:
+        """Of A and B of one linear layer."""
+        names = [
+            f"base_model.model.{architecture.linear_name(1, 'v_proj')}.{side}.weight"
+            for side in ("lora_A", "lora_B")
+        ]
+        changed = {name: tensors[name] / tensors[name].abs().amax() * largest for name in names}
+        save_file(tensors | changed, tmp_path / WEIGHTS_FILE)
+        return AdapterLoader(base, "b" * 64, 8).load(tmp_path, adapter_digest(tmp_path))
+
+    adapter = load_with(2e21)
+    assert adapter.peak == pytest.approx((2e21 / 127) ** 2)
+    assert build_blend("d", [(adapter, 1.0), (adapter, -1.3)], 8, torch.float32)
+    with pytest.raises(AdapterNotFiniteError, match=r"weight -1\.5"):
+        build_blend("d", [(adapter, 1.0), (adapter, -1.5)], 8, torch.float32)
+    with pytest.raises(AdapterNotFiniteError, match=r"layers\.1\..*v_proj"):
+        load_with(3e21)
 
 
 def resident_pages() -> int:
