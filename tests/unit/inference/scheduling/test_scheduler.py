@@ -27,6 +27,15 @@ def test_decodes_come_before_prefills_and_long_prompts_are_chunked() -> None:
     assert [harness.step() for _ in range(3)] == [{"None0": 1, "None1": 9}] * 2 + [{"None0": 1, "None1": 7}]
 
 
+def test_requests_with_one_long_prompt_that_arrive_together_compute_it_once() -> None:
+    """The others start once the first one has computed it, and not next to it."""
+    harness = SchedulerHarness(max_step_tokens=16)
+    for _ in range(4):
+        harness.add(64, token=7, max_tokens=1)
+    assert [harness.step() for _ in range(4)] == [{"None0": 16}] * 4
+    assert harness.step() == {"None1": 4, "None2": 4, "None3": 4}
+
+
 def test_adapters_take_turns() -> None:
     harness = SchedulerHarness(max_running=2)
     for _ in range(3):
