@@ -116,6 +116,8 @@ def _decode_meta(meta: bytes, links: tuple[Link, ...]) -> Node:
                 raise ContentCorrupt(f"unexpected field {number} in UnixFS data")
     if kind not in tuple(Kind):
         raise ContentCorrupt(f"UnixFS type {kind} (link, sharded folder, ...) is not supported")
+    if kind == Kind.FOLDER and (size or data or block_sizes):
+        raise ContentCorrupt("a UnixFS folder with the content of a file")
     return Node(Kind(kind), links, size, tuple(block_sizes), data)
 
 

@@ -246,6 +246,7 @@ def test_arbitrary_blocks_are_decoded_or_refused(block: bytes) -> None:
         bytes.fromhex("12020a000a020801"),  # link with an empty id
         bytes.fromhex("0a03088100"),  # overlong varint
         bytes.fromhex("0d00000000"),  # fixed32
+        bytes.fromhex("0a09080112036162631803"),  # folder with the content of a file
     ],
 )
 def test_an_irregular_file_is_refused(block: bytes) -> None:
