@@ -29,7 +29,9 @@ if TYPE_CHECKING:
 
     from backend.domain.errors import DomainError
     from backend.domain.ids import Cid
+    from backend.domain.training import TrainingJob
     from backend.services.train.leases import LeasedJob
+    from tests.unit.workers.support import JobHarness
 
 
 def test_a_training_process_that_dies_is_tried_again(harness: StepsHarness) -> None:
@@ -138,37 +140,33 @@ def test_content_that_is_missing_at_validation_fails_the_job(harness: StepsHarne
     assert state(harness, job.id) is JobState.FAILED
 
 
-def test_an_adapter_that_is_denied_while_it_is_published_is_discarded(
-    harness: StepsHarness, monkeypatch: pytest.MonkeyPatch
+def deny(jobs: JobHarness, _job: TrainingJob) -> None:
+    denied = Subject(Denied.ADAPTER, RESULT.adapter_digest)
+    with jobs.database.begin() as tx:
+        tx.denials.put(Denial(denied, Reason.LEGAL, jobs.now))
+
+
+def cancel(jobs: JobHarness, job: TrainingJob) -> None:
+    jobs.training.cancel(job.id, CREATOR)
+
+
+@pytest.mark.parametrize(("end", "last"), [(deny, JobState.FAILED), (cancel, JobState.CANCELLED)])
+def test_an_adapter_whose_job_ends_otherwise_while_it_is_published_is_discarded(
+    harness: StepsHarness,
+    monkeypatch: pytest.MonkeyPatch,
+    end: Callable[[JobHarness, TrainingJob], None],
+    last: JobState,
 ) -> None:
     job, publish = harness.jobs.job(), harness.store.publish
     harness.run(job.id, Step.VALIDATE, Step.TRAIN)
 
-    def publish_and_deny(folder: Path) -> Cid:
-        denied = Subject(Denied.ADAPTER, RESULT.adapter_digest)
-        with harness.jobs.database.begin() as tx:
-            tx.denials.put(Denial(denied, Reason.LEGAL, harness.jobs.now))
+    def publish_and_end(folder: Path) -> Cid:
+        end(harness.jobs, job)
         return publish(folder)
 
-    monkeypatch.setattr(harness.store, "publish", publish_and_deny)
+    monkeypatch.setattr(harness.store, "publish", publish_and_end)
     harness.run(job.id, Step.PUBLISH)
-    assert state(harness, job.id) is JobState.FAILED
-    assert harness.store.discarded == [job.id]
-
-
-def test_an_adapter_whose_job_is_cancelled_while_it_is_published_is_discarded(
-    harness: StepsHarness, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    job, publish = harness.jobs.job(), harness.store.publish
-    harness.run(job.id, Step.VALIDATE, Step.TRAIN)
-
-    def publish_and_cancel(folder: Path) -> Cid:
-        harness.jobs.training.cancel(job.id, CREATOR)
-        return publish(folder)
-
-    monkeypatch.setattr(harness.store, "publish", publish_and_cancel)
-    harness.run(job.id, Step.PUBLISH)
-    assert state(harness, job.id) is JobState.CANCELLED
+    assert state(harness, job.id) is last
     assert harness.store.discarded == [job.id]
 
 
