@@ -20,7 +20,7 @@ template <class Weight>
 struct Panel {
     const Weight* weights;
     Index in, count;        // inputs including padding, outputs without padding
-    Index tile, num_tiles;  // which of the tiles of rows that are multiplied by the panel, one after the other
+    Index tile, num_tiles;  // which of the tiles of rows that are multiplied by the panel, in order
     const Weight* next;     // the panel that this thread reads next, or null
 
     bool is_in_memory() const { return tile == 0; }  // and in no cache yet

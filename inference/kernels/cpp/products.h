@@ -12,6 +12,8 @@
 
 namespace loraledger {
 
+// Rows of a chunk whose initial sums, of all outputs, need room in the L2 cache too.
+constexpr Index kChunkRowsWithDeltas = 96;
 // The largest tile of rows that stays in the L1 cache while panels pass.
 constexpr Index kTileBytes = 40 << 10;
 
@@ -200,7 +202,7 @@ const typename Arithmetic::Weight* first_panel(const Linear& linear) {
 
 // One thread's part of a product: `result` [tokens, out] for the outputs in `ranges`. Adds the bias, then an adapter's
 // rows, then the inputs, each in order, and rounds once. `expansion`: null without deltas; its states are shrunk.
-// The states of `kChunkRows` rows stay in the L2 cache during a pass over the panels; a tile of rows that stays in the L1
+// The states of a chunk of rows stay in the L2 cache during a pass over the panels; a tile of rows that stays in the L1
 // cache is multiplied by `kPanelsOfTile` panels before the next tile, others by one.
 // Calls finish(first token, number of tokens) when a chunk of tokens has all outputs of `ranges`. `following`: the panel
 // that the thread reads after them, of any weight, or null.
@@ -214,8 +216,9 @@ void multiply_panels(Arithmetic& arithmetic, const Bfloat16* states, Index token
     const Weight* packed = static_cast<const Weight*>(linear.packed);
     const Index tile_bytes = Arithmetic::kTileRows * padded * static_cast<Index>(sizeof(typename Arithmetic::Element));
     const Index panels_of_tile = tile_bytes <= kTileBytes ? Arithmetic::kPanelsOfTile : 1;
-    for (Index start = 0; start < tokens; start += Arithmetic::kChunkRows) {
-        const Index num_rows = std::min(Arithmetic::kChunkRows, tokens - start);
+    const Index chunk_rows = expansion == nullptr ? Arithmetic::kChunkRows : kChunkRowsWithDeltas;
+    for (Index start = 0; start < tokens; start += chunk_rows) {
+        const Index num_rows = std::min(chunk_rows, tokens - start);
         const Index tiles = round_up(num_rows, Arithmetic::kTileRows) / Arithmetic::kTileRows;
         Index stride;
         const auto* rows = Arithmetic::rows(states + start * in, num_rows, in, stride);
