@@ -127,9 +127,8 @@ class Steps:
         otherwise: it was cancelled, denied or not paid for, of which no takedown knows.
         """
         with self._lease(job_id, Step.PUBLISH) as current:
-            if current is None:
-                return
-            self._publish(current[0])
+            if current is not None:
+                self._publish(current[0])
         try:
             self._publication.discard(job_id)
         except (DomainError, OSError) as error:  # the relay deletes it later
@@ -137,8 +136,8 @@ class Steps:
 
     def run(self, step: Step, job_id: str) -> None:
         run_sweeps(self._options.sweeps)
-        # Publication needs little space and frees the job's folder. A job whose training began here waits for
-        # space here, for a limited time.
+        # Publication needs space for a copy alone, and frees the job's folder. A job whose training began
+        # here waits for space here, for a limited time.
         belongs_here = step is Step.PUBLISH or (self._options.home / job_id / SPEC_FILE).exists()
         if self._space.left < 0 and not belongs_here:
             log.warning("%s is left to other workers: the disk is nearly full", job_id)
@@ -168,8 +167,11 @@ class Steps:
         self._leases.record_event(leased, "screening", {"message": report.message, **asdict(report)})
         if leased.job.imported is not None:
             self._options.transfers.space.require()
-        self._leases.begin_publication(leased, self._publication.cid_of(folder / ADAPTER))
-        cid = self._publication.publish(folder / ADAPTER)
+        cid = self._publication.cid_of(folder / ADAPTER)
+        self._leases.begin_publication(leased, cid)
+        if leased.job.cid not in {None, cid}:  # of a result that was lost
+            self._publication.discard_folder(leased.job.cid)
+        self._publication.publish(folder / ADAPTER)
         _count_charge(self._leases.complete_publication(leased, cid))
         if leased.job.imported is not None:  # again: a worker may have been killed after validation
             delete_files(self._options.transfers, leased.job.creator, leased.job.imported)

@@ -12,6 +12,7 @@ from backend.db.paging import newest_first
 from backend.db.session import insert_if_absent
 from backend.db.tables.chain import VersionRow
 from backend.db.tables.training import TrainingEventRow, TrainingJobRow
+from backend.domain.content import cid_digest
 from backend.domain.errors import NotFound
 from backend.domain.ids import Account, Cid, Hash32, SnapshotId, VersionId
 from backend.domain.training import (
@@ -120,11 +121,16 @@ class TrainingStore:
             for job_id, cid, version_id, digest in found
         ]
 
-    def has_needed(self, cid: Cid) -> bool:
-        """Whether a job that succeeded has the folder, or one that may publish it."""
+    def is_needed(self, cid: Cid) -> bool:
+        """Whether a version names the folder, or a job has it that succeeded or may publish it."""
         row = TrainingJobRow
         needs = exists().where(row.cid == cid, row.state.not_in(_UNSUCCESSFUL))
-        return bool(self._session.scalar(select(needs)))
+        return self.is_named(cid) or bool(self._session.scalar(select(needs)))
+
+    def is_named(self, cid: Cid) -> bool:
+        """Whether a version names the folder."""
+        names = exists().where(VersionRow.record["cidDigest"].as_string() == cid_digest(cid))
+        return bool(self._session.scalar(select(names)))
 
     def unneeded(self, before: datetime) -> list[TrainingJob]:
         """Jobs with a folder that ended before then, the oldest first: those without success, and imports

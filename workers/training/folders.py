@@ -12,6 +12,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Protocol
 
 from backend.domain.errors import NotFound
+from backend.services.train.publication import READ_BACK
 from backend.services.train.transitions import utc_now
 from workers.training.spec import CHECKPOINTS, COMPLETE, draft_of, write_json
 
@@ -79,15 +80,15 @@ def _is_expired(jobs: Jobs, job_id: str, before: datetime) -> bool:
 
 
 def remove_incomplete(folder: Path) -> None:
-    """Remove from a job's folder what a process that ended early was writing: checkpoints without a mark, and
-    the draft of the adapter. On a full disk no next process may start, which would do so. A locked folder is
-    left alone.
+    """Remove from a job's folder what a process that ended early was writing: checkpoints without a mark, the
+    draft of the adapter, and its copy from the block store. On a full disk no next process may start, which
+    would do so. A locked folder is left alone.
     """
     with suppress(OSError), lock_folder(folder, waits=False):
         unmarked = (
             path for path in (folder / CHECKPOINTS).glob("checkpoint-*") if not (path / COMPLETE).exists()
         )
-        for path in (*unmarked, draft_of(folder)):
+        for path in (*unmarked, draft_of(folder), folder / READ_BACK):
             shutil.rmtree(path, ignore_errors=True)
 
 

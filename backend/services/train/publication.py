@@ -8,10 +8,9 @@ always has its content in the block store.
 from __future__ import annotations
 
 import hashlib
-import tempfile
+import shutil
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from backend.domain.content import ContentCorrupt, cid_digest
@@ -27,9 +26,10 @@ from backend.services.train.transitions import utc_now
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
-    from backend.db.unit_of_work import Database, UnitOfWork
-    from backend.domain.ids import Account, Cid, Hash32, VersionId
+    from backend.db.unit_of_work import Database
+    from backend.domain.ids import Account, Cid, VersionId
     from backend.domain.screening import ScreeningReport
     from backend.domain.training import TrainingJob
     from backend.domain.transactions import PreparedTransaction
@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 
 
 _REGISTRY = "AdapterRegistry"
+READ_BACK = "read-back"
+"""Next to the folder that is published: what the store returns of it."""
 UNREGISTERED_FOR = timedelta(days=7)
 """How long the folder of an import is kept that no version names: free imports would fill the disk."""
 REGISTRABLE_FOR = UNREGISTERED_FOR - timedelta(days=1)
@@ -109,18 +111,20 @@ class Publication:
         return self._store.directory_cid(folder)
 
     def publish(self, folder: Path) -> Cid:
-        """Store and pin a folder, and read it back by its CID. Idempotent. Needs space beside the folder.
+        """Store and pin a folder, and read it back by its CID, into a copy beside it. Idempotent.
 
         Errors: `ContentCorrupt` if the content differs, `Unavailable`.
         """
-        cid = self._store.add_directory(folder)
-        with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
-            fetched = Path(scratch) / "fetched"
-            self._store.fetch_folder(cid, fetched)
-            if _digests(fetched) != _digests(folder):
+        cid, copy = self._store.add_directory(folder), folder.parent / READ_BACK
+        shutil.rmtree(copy, ignore_errors=True)  # of a worker that was killed
+        try:
+            self._store.fetch_folder(cid, copy)
+            if _digests(copy) != _digests(folder):
                 raise ContentCorrupt(
                     f"the content of {cid} differs from what was stored", details={"cid": cid}
                 )
+        finally:
+            shutil.rmtree(copy, ignore_errors=True)
         return cid
 
     def discard(self, job_id: str) -> None:
@@ -131,15 +135,18 @@ class Publication:
         """
         with self._db.read() as tx:
             job = tx.training.get(job_id)
-            if job is None or not job.is_over or job.state is JobState.SUCCEEDED:
+            if job is None or not job.is_over or job.state is JobState.SUCCEEDED or job.cid is None:
                 return
-            if job.cid is None or job.result is None:
-                return
-            is_needed = _is_named(tx, job.result.adapter_digest, job.cid) or tx.training.has_needed(job.cid)
-            is_denied = bool(tx.denials.find([Subject(Denied.CONTENT, cid_digest(job.cid))]))
-        if is_denied or not is_needed:
-            self._store.forget(job.cid)
+        self.discard_folder(job.cid)
         self._drop_cid(job)
+
+    def discard_folder(self, cid: Cid) -> None:
+        """`discard` for a folder that a job has no longer: it was trained again, with another result."""
+        with self._db.read() as tx:
+            is_denied = bool(tx.denials.find([Subject(Denied.CONTENT, cid_digest(cid))]))
+            is_needed = tx.training.is_needed(cid)
+        if is_denied or not is_needed:
+            self._store.forget(cid)
 
     def record(self, job: TrainingJob, listing: Listing, *, accepts_worse: bool = False) -> VersionRecord:
         """Errors: `NotPublished`; `NoBetterThanBase` unless `accepts_worse`."""
@@ -242,11 +249,7 @@ class Publication:
             # A version may be on the chain and not indexed yet.
             indexed_until = min(self._clock(), datetime.fromtimestamp(head.timestamp, UTC))
             unneeded = tx.training.unneeded(indexed_until - UNREGISTERED_FOR)
-            expired = [
-                job
-                for job in unneeded
-                if job.cid and job.result and not _is_named(tx, job.result.adapter_digest, job.cid)
-            ]
+            expired = [job for job in unneeded if job.cid and not tx.training.is_named(job.cid)]
         if expired:  # each deletion reads what is stored
             self._store.forget(*{job.cid for job in expired if job.cid is not None})
         for job in expired:
@@ -267,12 +270,6 @@ class Publication:
         if job.creator != account:
             raise Forbidden(f"only the creator of {job_id} may register its adapter", param="job_id")
         return job
-
-
-def _is_named(tx: UnitOfWork, adapter: Hash32, cid: Cid) -> bool:
-    """Whether a version names the folder of the adapter with this digest."""
-    versions = tx.chain.versions(adapter_digest=adapter)
-    return cid_digest(cid) in {version.record.cid_digest for version in versions}
 
 
 def _digests(folder: Path) -> dict[str, str]:

@@ -62,22 +62,26 @@ class FakePublication:
     def __init__(self, jobs: JobHarness) -> None:
         self._jobs = jobs
         self.folders: list[Path] = []
+        self.cid = CID
         self.discarded: list[str] = []
+        self.forgotten: list[Cid] = []
         self.error: Exception | None = None
 
     def cid_of(self, folder: Path) -> Cid:
-        return CID
+        return self.cid
 
     def publish(self, folder: Path) -> Cid:
         if self.error is not None:
             raise self.error
         self.folders.append(folder)
-        return CID
+        return self.cid
+
+    def discard_folder(self, cid: Cid) -> None:
+        self.forgotten.append(cid)
 
     def discard(self, job_id: str) -> None:
         job = self._jobs.training.get(job_id)
         if job.is_over and job.state is not JobState.SUCCEEDED:
-            assert job.cid == CID
             self.discarded.append(job_id)
 
 

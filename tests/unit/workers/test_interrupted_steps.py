@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from backend.domain.adapter_files import WEIGHTS_FILE
-from backend.domain.content import ContentCorrupt, ContentMissing
+from backend.domain.content import ContentCorrupt, ContentMissing, cid_of
 from backend.domain.denials import Denial, Denied, Reason, Subject
 from backend.domain.errors import Unavailable
+from backend.domain.ids import Hash32
 from backend.domain.training import JobState, Step
 from backend.services.contribute.snapshot import ContributionWithdrawn
 from backend.services.train.leases import MAX_ATTEMPTS, MAX_OUTAGE, Leases
 from backend.services.train.transitions import MAX_REDELIVERY_SECONDS
-from tests.unit.workers.steps_harness import DONE, StepsHarness, state
+from tests.unit.workers.steps_harness import CID, DONE, StepsHarness, state
 from tests.unit.workers.support import CREATOR, RESULT
 from workers.inspection import InspectionFailed
 from workers.training.folders import home_id
@@ -218,6 +219,31 @@ def test_an_adapter_that_is_not_whole_is_waited_for_and_then_trained_again(
     assert harness.jobs.offers()[-1] == ("training.train", job.id)
     harness.run(job.id, Step.TRAIN, Step.PUBLISH)
     assert state(harness, job.id) is JobState.SUCCEEDED
+
+
+def test_the_stored_folder_of_a_result_that_was_lost_is_discarded(
+    harness: StepsHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = harness.jobs.job()
+    harness.run(job.id, Step.VALIDATE, Step.TRAIN)
+    with monkeypatch.context() as patch:
+        patch.setattr(harness.leases, "complete_publication", None)  # the worker fails before
+        harness.run(job.id, Step.PUBLISH)
+    harness.store.cid = cid_of(Hash32("0x" + "ab" * 32))
+    harness.jobs.wait(60)
+    harness.run(job.id, Step.PUBLISH)
+    assert harness.store.forgotten == [CID]
+    assert harness.jobs.training.get(job.id).published_cid == harness.store.cid
+
+
+def test_a_job_that_cannot_be_published_any_more_is_discarded_before_it_is_tried(
+    harness: StepsHarness,
+) -> None:
+    job = harness.jobs.job()
+    harness.run(job.id, Step.VALIDATE, Step.TRAIN)
+    deny(harness.jobs, job)
+    harness.run(job.id, Step.PUBLISH)
+    assert (harness.store.folders, harness.store.discarded) == ([], [job.id])
 
 
 @pytest.mark.parametrize("moment", list(Step))

@@ -22,6 +22,7 @@ from backend.services.contribute.transfers import Transfers
 from backend.services.market.screening import Screening
 from backend.services.train.imported import ImportedAdapters
 from backend.services.train.publication import (
+    READ_BACK,
     REGISTRABLE_FOR,
     UNREGISTERED_FOR,
     Listing,
@@ -180,7 +181,10 @@ def test_a_warm_start_names_the_snapshots_of_its_parent(harness: PublicationHarn
 
 
 def test_publishing_again_after_a_kill_gives_the_same_cid(harness: PublicationHarness) -> None:
-    assert harness.publication.publish(harness.adapter) == harness.publication.publish(harness.adapter)
+    cid = harness.publication.publish(harness.adapter)
+    (harness.adapter.parent / READ_BACK).mkdir()  # as a killed worker leaves it
+    assert harness.publication.publish(harness.adapter) == cid == harness.publication.cid_of(harness.adapter)
+    assert not (harness.adapter.parent / READ_BACK).exists()
 
 
 def test_a_store_that_returns_other_bytes_is_found_out(
@@ -317,6 +321,16 @@ def test_the_folder_of_an_import_stays_while_a_version_or_a_later_import_has_it(
     assert harness.forget(UNREGISTERED_FOR + SECOND) == 0
     assert job.cid is not None
     assert harness.store.has(job.cid)
+
+
+def test_the_folder_of_a_job_that_lost_its_result_is_deleted_too(harness: PublicationHarness) -> None:
+    job = harness.begin_publication()
+    assert job.cid is not None
+    with harness.jobs.database.begin() as tx:
+        tx.training.save(replace(job, result=None))
+    harness.end(job, "cancel")
+    harness.publication.discard(job.id)
+    assert not harness.store.has(job.cid)
 
 
 @pytest.mark.parametrize("end", ["cancel", "fail"])
