@@ -99,8 +99,16 @@ def show_receipt(
     if out is None:
         print_json(found)
     else:
-        write_durably(out, json.dumps(found, indent=2) + "\n", is_private=True)
+        _write(out, json.dumps(found, indent=2) + "\n")
         echo(f"written to {out}")
+
+
+def _write(out: Path, text: str) -> None:
+    """Replace a regular file as a whole; anything else, such as `/dev/stdout`, is written to."""
+    if out.is_symlink() or (out.exists() and not out.is_file()):
+        out.write_text(text)
+    else:
+        write_durably(out, text, is_private=True)
 
 
 @commands.command()

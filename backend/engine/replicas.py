@@ -263,7 +263,7 @@ class Replicas:
         engine that responds is kept too: requests of other API processes may have all its places.
         """
         request = Generate(f"probe-{next(self._numbers)}", prompt="x", sampling=Sampling(max_tokens=1))
-        num_chunks = replica.num_chunks
+        num_chunks, was_up = replica.num_chunks, replica.is_up
         responds = False
         try:
             async with asyncio.timeout(self._limits.probe_seconds):
@@ -276,7 +276,7 @@ class Replicas:
         except EngineUnavailable as error:
             self._give_up(replica, _cause(error))
         except TimeoutError:
-            if responds or replica.num_chunks > num_chunks:
+            if (responds and was_up) or replica.num_chunks > num_chunks:
                 self._works(replica)
             else:
                 self._give_up(replica, "it generates no token")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
@@ -147,7 +148,7 @@ class _Rpc:
 
     def _add_folder(self, folder: Path, *, wraps: bool) -> Iterator[dict[str, Any]]:
         """Report entries as `ipfs add` does, contents before their folder. Top-level entries are pinned."""
-        pins = set(self._store.pins())
+        pins = set(self._store.pins()).difference(self._store.copies(inf))
         root = self._store.add_directory(folder)
         entries = self._store.entries(root)
         for entry in reversed(entries):

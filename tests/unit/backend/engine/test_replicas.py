@@ -343,6 +343,10 @@ def test_an_own_engine_that_responds_is_kept_while_others_have_its_places(
         await until(lambda: replica.probe is None)
         assert engine.num_states == are_own
         assert replica.is_up == (are_own and not steps_hang)
+        replicas._lose(replica, "a test")
+        await until(lambda: replica.probe is not None)
+        await until(lambda: replica.probe is None)
+        assert not replica.is_up  # it gives no token
         waiting.cancel()
         await asyncio.gather(waiting, return_exceptions=True)
 
