@@ -54,7 +54,7 @@ class Market:
     def __init__(self, database: Database, folder: Path) -> None:
         self.jobs = JobHarness(database)
         self.folder = folder
-        self.store = FakePublication()
+        self.store = FakePublication(self.jobs)
         self.transfers = Transfers(folder / "transfers", 1 << 20)
         self.imports = ImportedAdapters(database, self.transfers, lambda: self.jobs.now)
 
