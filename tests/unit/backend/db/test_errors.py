@@ -17,6 +17,7 @@ from backend.domain.errors import DatabaseUnavailable, DiskFull
 from tests.support.databases import fill
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 
@@ -48,15 +49,16 @@ def test_a_full_disk_is_named_and_nothing_is_kept(sqlite_database: Database) -> 
         assert tx.session.scalar(text("SELECT count(*) FROM filler")) == 0
 
 
+@pytest.mark.parametrize("write", [write_much, lambda database: upgrade(database.engine)])
 def test_a_writer_that_waits_too_long_gets_a_busy_error(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: Callable[[Database], None]
 ) -> None:
     monkeypatch.setattr(db_session, "BUSY_MILLISECONDS", 1)
     database = Database.open(f"sqlite:///{tmp_path}/a.db")
     with database.begin() as first:
         first.session.execute(text("CREATE TABLE filler (bytes BLOB)"))
         with pytest.raises(DatabaseUnavailable, match="busy"):
-            write_much(database)
+            write(database)
     database.close()
 
 
@@ -167,15 +169,3 @@ def test_a_migration_meets_the_same_faults_as_a_unit_of_work(tmp_path: Path) -> 
                 ask(database.engine)
             assert "secret" not in str(caught.value)
         database.close()
-
-
-def test_a_migration_that_waits_too_long_gets_a_busy_error(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(db_session, "BUSY_MILLISECONDS", 1)
-    database = Database.open(f"sqlite:///{tmp_path}/a.db")
-    with database.begin() as writer:
-        writer.session.execute(text("CREATE TABLE filler (bytes BLOB)"))
-        with pytest.raises(DatabaseUnavailable, match="busy"):
-            upgrade(database.engine)
-    database.close()
