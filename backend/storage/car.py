@@ -22,7 +22,7 @@ _MAX_CONTENT_BYTES = (2 << 20) + 36
 MAX_SECTION_BYTES = _MAX_CONTENT_BYTES + 10
 """Of a section: its length, a CID and a block."""
 MAX_LINKS = 1 << 18
-"""Of a tree of others: they are remembered while it is read. 64 GiB have as many chunks."""
+"""Limit of the links of an untrusted tree, whose CIDs `read_tree` keeps in memory: the chunks of 64 GiB."""
 
 
 def car_header(root: DecodedCid) -> bytes:
@@ -71,7 +71,7 @@ def read_tree(root: DecodedCid, chunks: Iterable[bytes]) -> Iterator[tuple[Decod
 
 @contextmanager
 def spooled_tree(root: DecodedCid, chunks: Iterable[bytes], folder: Path) -> Iterator[BinaryIO]:
-    """A temporary file in `folder` with the blocks of `read_tree` as a CAR. It is read by nobody else."""
+    """Write the blocks of `read_tree` to a CAR in a temporary file, which has no name in `folder`."""
     with tempfile.TemporaryFile(dir=folder) as file:
         file.write(car_header(root))
         file.writelines(car_section(cid, block) for cid, block in read_tree(root, chunks))

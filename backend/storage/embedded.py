@@ -163,8 +163,8 @@ class EmbeddedStore(FolderStore):
 
     @contextmanager
     def _adding(self, root: DecodedCid, car: Iterable[bytes]) -> Iterator[None]:
-        """Store the blocks of a CAR for the block to pin. Others wait for the lock, so it is not held while
-        the CAR comes, for as long as another operator takes to send it.
+        """Store the blocks of a CAR; the caller pins them in the `with` block. Deletions wait for the lock,
+        which is taken only once the whole CAR has been received.
         """
         with spooled_tree(root, car, self._root) as file, self._lock(fcntl.LOCK_SH):
             for cid, block in read_car(file)[1]:

@@ -252,7 +252,9 @@ class _Progress(TrainerCallback):
         from pathlib import Path
 
         checkpoints = Path(args.output_dir)
-        sync_tree(checkpoints)  # with the files beside it, which a run that resumes does not write again
+        sync_tree(
+            checkpoints
+        )  # all files: a resumed run does not write those beside the new checkpoint again
         checkpoint = checkpoints / f"checkpoint-{state.global_step}"
         write_durably(checkpoint / COMPLETE, _digest(checkpoint))
         self._emit("checkpoint", {"step": state.global_step, "loss": self._loss})

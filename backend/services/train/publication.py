@@ -40,9 +40,11 @@ if TYPE_CHECKING:
 
 _REGISTRY = "AdapterRegistry"
 READ_BACK = "read-back"
-"""Next to the folder that is published: what the store returns of it."""
+"""Name of a temporary folder beside the published one, with what the store returns for its CID."""
 UNREGISTERED_FOR = timedelta(days=7)
-"""How long the folder of an import is kept that no version names: free imports would fill the disk."""
+"""How long an import's folder, or one that a job without success left, is kept if no version names it: free
+imports would fill the disk.
+"""
 REGISTRABLE_FOR = UNREGISTERED_FOR - timedelta(days=1)
 """How long such an import can be registered: a prepared registration then has a day to reach the chain."""
 
@@ -111,7 +113,7 @@ class Publication:
         return self._store.directory_cid(folder)
 
     def publish(self, folder: Path) -> Cid:
-        """Store and pin a folder, and read it back by its CID, into a copy beside it. Idempotent.
+        """Store and pin a folder, and verify what the store returns for its CID, in `READ_BACK`. Idempotent.
 
         Errors: `ContentCorrupt` if the content differs, `Unavailable`.
         """
