@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import httpx
@@ -44,22 +44,23 @@ PROGRAM = Path(__file__).with_name("counting_process.py")
 
 
 @pytest.fixture
-def counts(database: Database) -> Iterator[RateCounts]:
+def counts(database: Database) -> RateCounts:
     """Those of an installation on SQLite and on PostgreSQL."""
-    yield SharedCounts(database) if database.is_shared else MemoryCounts()
-    pool: Any = database.engine.pool
-    wait_for(lambda: not pool.checkedout())  # the API counts an answer's tokens once it has sent them
+    return SharedCounts(database) if database.is_shared else MemoryCounts()
 
 
 @pytest.fixture
-def limit(api: Api, server: tuple[FastAPI, str], counts: RateCounts) -> Limit:
+def limit(api: Api, server: tuple[FastAPI, str], counts: RateCounts) -> Iterator[Limit]:
     """Sets rates, from nothing counted on."""
+    made: list[RateLimits] = []
 
     def set_rates(**rates: int) -> None:
-        limits = RateLimits(some_rates(**rates), counts)
-        server[0].state.services = replace(api.installation.services, rate_limits=limits)
+        made.append(RateLimits(some_rates(**rates), counts))
+        server[0].state.services = replace(api.installation.services, rate_limits=made[-1])
 
-    return set_rates
+    yield set_rates
+    # The API counts an answer's tokens once it has sent them, and the database is closed after this test.
+    assert wait_for(lambda: not any(limits._counting for limits in made))
 
 
 def some_rates(**rates: int) -> Settings:
@@ -376,7 +377,7 @@ def test_an_answer_is_sent_even_if_its_tokens_cannot_be_counted(
 
     monkeypatch.setattr(counts, "add", away)
     assert ask(api).usage
-    assert "5 tokens of an answer count towards no rate limit" in caplog.text
+    assert wait_for(lambda: "5 tokens of an answer count towards no rate limit" in caplog.text)
 
 
 def test_an_address_of_any_length_is_counted(postgres_database: Database) -> None:
