@@ -11,10 +11,9 @@ from hypothesis import HealthCheck, settings
 
 from backend.app import freeze_heap
 from backend.chain.client import ChainClient
-from backend.db.base import Base
-from backend.db.tables import load_all
 from backend.db.unit_of_work import Database
 from backend.deployment.local import deploy_local
+from tests.support.empty_databases import PostgresTables, open_empty
 from tests.support.light_install import LightInstall, build_wheel
 from tests.support.servers import hardhat_server, postgres_schema, postgres_server, snapshot
 
@@ -70,34 +69,37 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return str(request.getfixturevalue("postgres_url"))
 
 
-@pytest.fixture
-def database(database_url: str) -> Iterator[Database]:
-    """A database with all tables, on each of the engines we support."""
-    load_all()
-    opened = Database.open(database_url)
-    Base.metadata.create_all(opened.engine)
-    yield opened
-    opened.close()
+@pytest.fixture(scope="session")
+def postgres_tables(postgres_uri: str) -> PostgresTables:
+    return PostgresTables(postgres_uri)
 
 
 @pytest.fixture
-def postgres_database(postgres_url: str) -> Iterator[Database]:
+def postgres_database(postgres_tables: PostgresTables) -> Iterator[Database]:
     """A database with all tables, for tests of what only PostgreSQL does."""
-    load_all()
-    opened = Database.open(postgres_url)
-    Base.metadata.create_all(opened.engine)
-    yield opened
-    opened.close()
+    with postgres_tables.empty() as url:
+        opened = Database.open(url)
+        yield opened
+        opened.close()
 
 
 @pytest.fixture
 def sqlite_database(tmp_path: Path) -> Iterator[Database]:
     """A database with all tables, for tests that do not depend on the database engine."""
-    load_all()
-    opened = Database.open(f"sqlite:///{tmp_path / 'embedded.db'}")
-    Base.metadata.create_all(opened.engine)
+    opened = open_empty(tmp_path / "embedded.db")
     yield opened
     opened.close()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
+    """A database with all tables, on each of the engines we support."""
+    if request.param == "sqlite":
+        opened = open_empty(tmp_path / "test.db")
+        yield opened
+        opened.close()
+    else:
+        yield request.getfixturevalue("postgres_database")
 
 
 @pytest.fixture(scope="session")

@@ -44,15 +44,24 @@ def postgres_server() -> Iterator[str]:
 @contextmanager
 def postgres_schema(uri: str) -> Iterator[str]:
     """SQLAlchemy URL of a fresh schema, dropped afterwards."""
-    name = f"test_{uuid.uuid4().hex}"
+    name = new_schema_name()
     schema = sql.Identifier(name)
     with psycopg.connect(uri, autocommit=True) as admin:
         admin.execute(sql.SQL("CREATE SCHEMA {}").format(schema))
         try:
-            separator = "&" if "?" in uri else "?"
-            yield f"{uri}{separator}options=-csearch_path%3D{name}"
+            yield schema_url(uri, name)
         finally:
             admin.execute(sql.SQL("DROP SCHEMA {} CASCADE").format(schema))
+
+
+def new_schema_name() -> str:
+    return f"test_{uuid.uuid4().hex}"
+
+
+def schema_url(uri: str, name: str) -> str:
+    """SQLAlchemy URL of a schema of this server."""
+    separator = "&" if "?" in uri else "?"
+    return f"{uri}{separator}options=-csearch_path%3D{name}"
 
 
 @contextmanager

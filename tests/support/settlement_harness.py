@@ -7,10 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import select
 
-from backend.db.base import Base
-from backend.db.session import open_engine
 from backend.db.tables.transactions import TransactionRow
-from backend.db.unit_of_work import Database, UnitOfWork
 from backend.domain.chain import Reverted
 from backend.domain.channels import Grant
 from backend.domain.hashing import charge_id, receipt_id
@@ -34,6 +31,7 @@ from backend.services.settle.settler import Settler
 from backend.storage.embedded import EmbeddedStore
 from tests.support.auth import sign_in
 from tests.support.databases import ViewDatabase
+from tests.support.empty_databases import open_empty
 from tests.support.market import Key, Market, recover, some_hash
 from tests.support.model_chain import THAW_SECONDS, ModelChain
 from tests.support.relays import relays_of
@@ -42,6 +40,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from pathlib import Path
 
+    from backend.db.unit_of_work import Database, UnitOfWork
     from backend.domain.ids import Account, ChannelId
     from backend.domain.receipt import SignedReceipt
 
@@ -55,8 +54,7 @@ class SettlementHarness:
         self.market = Market(max_price=max_price, num_channels=num_channels)
         self.chain = ModelChain(self.market)
         self.blobs = EmbeddedStore(folder / "blobs", is_durable=False)
-        self.database = database or Database(open_engine(f"sqlite:///{folder / 'harness.db'}"))
-        Base.metadata.create_all(self.database.engine)
+        self.database = database or open_empty(folder / "harness.db")
         self.session_key = Key("session key")
         self.old_session_key = Key("old session key")
 

@@ -52,11 +52,12 @@ sender.run(stop, 0.01)
 
 @pytest.mark.deep
 def test_sender_and_indexer_killed_at_random_lose_and_repeat_nothing(
-    chain: ChainClient, hardhat_node: LocalNode, database: Database, database_url: str, tmp_path: Path
+    chain: ChainClient, hardhat_node: LocalNode, database: Database, tmp_path: Path
 ) -> None:
+    url = database.engine.url.render_as_string(hide_password=False)
     file = tmp_path / "deployment.json"
     save_deployment(chain.deployment, file)
-    command = [sys.executable, "-c", FOLLOW, hardhat_node.url, str(file), database_url]
+    command = [sys.executable, "-c", FOLLOW, hardhat_node.url, str(file), url]
     with database.begin() as tx:
         ids = [
             tx.transactions.enqueue(

@@ -9,8 +9,6 @@ import pytest
 
 from backend.chain.indexer import Indexer
 from backend.chain.keys import local_account
-from backend.db.base import Base
-from backend.db.unit_of_work import Database
 from backend.domain.batch_data import FILE_NAME, decode
 from backend.domain.content import cid_of
 from backend.domain.errors import NotFound
@@ -21,6 +19,7 @@ from backend.domain.settlement import BatchState
 from backend.services.accounts.claims import NothingToClaim
 from backend.services.settle.settler import Step
 from tests.integration.settlement.conftest import WINDOW
+from tests.support.empty_databases import open_empty
 from tests.support.market import some_hash
 
 if TYPE_CHECKING:
@@ -148,8 +147,7 @@ def test_another_installation_audits_from_chain_and_public_data_alone(
 ) -> None:
     serve_all(market)
     settle(market)
-    other = Database.open(f"sqlite:///{tmp_path / 'other.db'}")
-    Base.metadata.create_all(other.engine)
+    other = open_empty(tmp_path / "other.db")
     Indexer(market.chain, other.event_log, market.chain.deployment, confirmations=0).catch_up()
     (verdict,) = market.auditor(other).audit(OPERATOR)
     assert verdict.is_right

@@ -80,15 +80,16 @@ def test_an_upgrade_waits_for_another_one_longer_than_for_other_locks(
     database.close()
 
 
-def test_counts_of_rate_limits_wait_for_no_disk(postgres_database: Database) -> None:
+def test_counts_of_rate_limits_wait_for_no_disk(postgres_url: str) -> None:
     """Neither from the declared tables nor from the migrations."""
     kind = text("SELECT relpersistence FROM pg_class WHERE oid = 'rate_counts'::regclass")
-    with postgres_database.read() as tx:
-        assert tx.session.scalar(kind) == "u"
-    Base.metadata.drop_all(postgres_database.engine)
-    upgrade(postgres_database.engine)
-    with postgres_database.read() as tx:
-        assert tx.session.scalar(kind) == "u"
+    database = Database.open(postgres_url)
+    for create in (Base.metadata.create_all, upgrade):
+        create(database.engine)
+        with database.read() as tx:
+            assert tx.session.scalar(kind) == "u"
+        Base.metadata.drop_all(database.engine)
+    database.close()
 
 
 def test_upgrading_again_changes_nothing(empty: Database) -> None:
