@@ -1,5 +1,5 @@
-"""Databases with all tables and no rows. Creating the tables takes longer than most tests, so files are copied,
-and a schema of PostgreSQL is emptied.
+"""Databases with all tables and no rows. Creating the tables takes longer than most tests, so files are
+copied, and a schema of PostgreSQL is emptied.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 from psycopg import sql
+from sqlalchemy import event
 
 from backend.db.base import Base
 from backend.db.tables import load_all
@@ -23,10 +24,16 @@ if TYPE_CHECKING:
 
 
 def open_empty(path: Path) -> Database:
-    """A database in a new file of SQLite."""
+    """A database in a new file of SQLite. Its commits do not wait for the disk: no test cuts the power."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(_empty_file())
-    return Database.open(f"sqlite:///{path}")
+    database = Database.open(f"sqlite:///{path}")
+    event.listen(database.engine, "connect", _wait_for_no_disk)
+    return database
+
+
+def _wait_for_no_disk(connection: Any, _record: Any) -> None:
+    connection.execute("PRAGMA synchronous=OFF").close()
 
 
 @cache

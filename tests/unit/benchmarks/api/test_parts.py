@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
+import pytest
+
 from benchmarks.api import __main__ as command
 from benchmarks.api import events, gateway, limits, receipts
 from benchmarks.api.figures import Row
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    import pytest
 
 
 def test_receipts_are_counted_once_they_are_stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -29,6 +29,7 @@ def test_events_are_read_from_the_node_into_the_database(tmp_path: Path) -> None
     assert row.value > 0
 
 
+@pytest.mark.deep
 def test_every_token_is_heard_through_the_real_server(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -41,6 +42,7 @@ def test_every_token_is_heard_through_the_real_server(
     assert 0 < rows["gateway_p50_ms"].value <= rows["gateway_p99_ms"].value
 
 
+@pytest.mark.deep
 def test_requests_of_apis_with_and_without_limits_are_compared(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

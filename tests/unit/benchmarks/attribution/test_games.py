@@ -35,6 +35,7 @@ def test_the_published_table_is_that_of_the_stored_games() -> None:
     assert report["games"]["noise"] == noise(played)
 
 
+@pytest.mark.deep
 def test_attacks_are_played_once_and_earn_shares(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
     along = ("answers along the mean gradient", "answers along the mean probe")
     attacks = {"copy": Attack(two_copies, is_copy=True), **{name: ATTACKS[name] for name in along}}

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from benchmarks.attribution.study import Plan
 
 
+@pytest.mark.deep
 def test_an_index_of_another_processor_differs_by_what_the_page_says(
     plan: Plan, tiny_model: Path, tmp_path: Path
 ) -> None:

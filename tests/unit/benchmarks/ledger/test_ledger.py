@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+@pytest.mark.deep
 def test_answers_are_timed_with_and_without_the_ledger(
     tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -35,6 +36,7 @@ def test_answers_are_timed_with_and_without_the_ledger(
     assert (report["method"], report["num_contributors"]) == ("distilled-1", 64)
 
 
+@pytest.mark.deep
 def test_a_terminated_run_leaves_no_processes(tiny_model: Path, tmp_path: Path) -> None:
     options = ["--model", str(tiny_model), "--folder", str(tmp_path), "--threads", "1", "--answers", "100000"]
     command = [sys.executable, "-m", "benchmarks.ledger", *options]

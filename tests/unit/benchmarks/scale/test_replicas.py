@@ -53,6 +53,7 @@ def test_runs_of_a_seed_request_the_same_adapters_by_prompts_of_their_own() -> N
     assert counts[0] == max(counts)
 
 
+@pytest.mark.deep
 def test_both_routers_are_measured_and_then_an_engine_is_killed(tiny_model: Path, tmp_path: Path) -> None:
     found = measure(tiny_model, SMALL, (2,), tmp_path)
     assert [(run["engines"], run["router"]) for run in found["runs"]] == [(2, AFFINITY), (2, ROUND_ROBIN)]

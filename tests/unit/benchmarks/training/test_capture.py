@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-@pytest.mark.parametrize("arithmetic", ["bfloat16", "float32"])
+@pytest.mark.parametrize("arithmetic", [pytest.param("bfloat16", marks=pytest.mark.deep), "float32"])
 def test_all_stages_are_measured_on_the_same_rows(tiny_model: Path, tmp_path: Path, arithmetic: Any) -> None:
     with peft_warnings_ignored():
         overhead = measure_capture(16, 1, str(tiny_model), tmp_path, repeats=2, arithmetic=arithmetic)

@@ -2,13 +2,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import pytest
+
 from benchmarks.training.trainer import Comparison, Plan, Run, compare
 from tests.fixtures_engine import peft_warnings_ignored
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    import pytest
 
 
 def runs(*paces: float) -> tuple[Run, ...]:
@@ -20,6 +20,7 @@ def test_each_repeat_is_compared_with_itself() -> None:
     assert comparison.by_clock == comparison.by_processor == 2
 
 
+@pytest.mark.deep
 def test_the_speed_of_a_worse_adapter_does_not_count(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
