@@ -137,14 +137,6 @@ def pay_the_first(folder: Path) -> None:
     save_file(tensors, path, metadata)
 
 
-def age(folder: Path) -> None:
-    """As if training had computed the index in bf16."""
-    path = folder / INDEX_FILE
-    with safe_open(path, framework="np") as file:
-        metadata = file.metadata()
-    save_file(load_file(path), path, metadata | {"arithmetic": "bfloat16"})
-
-
 def test_a_forged_map_is_refused(running: RunningOperator, trained: tuple[Path, str], tmp_path: Path) -> None:
     folder, digest = trained
     code, found = verify(register(running, folder, digest))
@@ -156,27 +148,6 @@ def test_a_forged_map_is_refused(running: RunningOperator, trained: tuple[Path, 
     code, found = verify(register(running, forged, digest, name="forged"))
     assert code == 1
     assert [name for name, is_right in found.items() if is_right is False] == ["distilled-1"]
-
-
-def test_an_index_in_bf16_is_open(
-    running: RunningOperator, trained: tuple[Path, str], tmp_path: Path
-) -> None:
-    aged = shutil.copytree(trained[0], tmp_path / "aged")
-    age(aged)
-    assert verify(register(running, aged, trained[1])) == (3, {"index": None})
-
-
-@pytest.mark.parametrize("method", ["distilled-1", "distilled-error-1", GRADIENT_METHOD, "error-ridge-1"])
-def test_an_index_that_leaves_out_a_method_is_refused(
-    running: RunningOperator, trained: tuple[Path, str], tmp_path: Path, method: str
-) -> None:
-    folder = shutil.copytree(trained[0], tmp_path / "adapter")
-    path = folder / INDEX_FILE
-    with safe_open(path, framework="np") as file:
-        metadata = file.metadata()
-    methods = [each for each in metadata["methods"].split() if each != method]
-    save_file(load_file(path), path, metadata | {"methods": " ".join(methods)})
-    assert verify(register(running, folder, trained[1])) == (1, {"attribution": False})
 
 
 def test_what_cannot_be_checked_is_named(

@@ -244,15 +244,19 @@ def test_an_index_without_what_training_writes_is_reported(verify: Verify) -> No
     def hide_options(_tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:
         del metadata["config"]
 
-    def hide_gradients(_tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:
-        metadata["methods"] = metadata["methods"].replace(f"{GRADIENT_METHOD} ", "")
-
     with pytest.raises(MalformedFolder, match="follow from"):
         verify(lambda folder: (folder / ANSWERS_FILE).unlink())
     with pytest.raises(MalformedFolder, match="follow from"):
         verify(lambda folder: change(folder / INDEX_FILE, hide_options))
-    with pytest.raises(MalformedFolder, match=f"lacks {GRADIENT_METHOD}"):
-        verify(lambda folder: change(folder / INDEX_FILE, hide_gradients))
+
+
+@pytest.mark.parametrize("method", ["distilled-1", "distilled-error-1", GRADIENT_METHOD, "error-ridge-1"])
+def test_an_index_that_leaves_out_a_method_is_reported(verify: Verify, method: str) -> None:
+    def leave_out(_tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:
+        metadata["methods"] = " ".join(each for each in metadata["methods"].split() if each != method)
+
+    with pytest.raises(MalformedFolder, match=f"lacks {method}"):
+        verify(lambda folder: change(folder / INDEX_FILE, leave_out))
 
 
 def test_an_index_with_gradients_of_both_versions_is_judged_by_the_current_one(verify: Verify) -> None:
