@@ -7,6 +7,7 @@ import itertools
 import json
 import re
 import shlex
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,7 +60,7 @@ def compose_commands(page: Path) -> Iterator[list[str]]:
 def unknown(arguments: str) -> str:
     """What of the arguments of `loraledger` does not exist; empty if all does."""
     words = shlex.split(arguments.rstrip(")"), comments=True)
-    node: Any = get_command(app)
+    node = _program()
     while words and words[0] in getattr(node, "commands", {}):
         node = node.commands[words.pop(0)]
     if hasattr(node, "commands") and words and not words[0].startswith("-"):
@@ -67,6 +68,11 @@ def unknown(arguments: str) -> str:
     options = {name for each in node.params for name in (*each.opts, *each.secondary_opts)} | {"--help"}
     given = [word.partition("=")[0] for word in words[: words.index("--") if "--" in words else None]]
     return next((f"option {word}" for word in given if word.startswith("--") and word not in options), "")
+
+
+@cache
+def _program() -> Any:
+    return get_command(app)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
