@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from functools import cache
 from typing import TYPE_CHECKING
 
 import httpx
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
 # By default httpx gives up after 5 s, within which a busy machine may not answer.
 httpx._config.DEFAULT_TIMEOUT_CONFIG.read = 60.0
+# Each client reads all certificates of the machine, which takes longer than most requests of tests.
+httpx._transports.default.create_ssl_context = cache(httpx._transports.default.create_ssl_context)
 # Deterministic examples, without deadlines.
 settings.register_profile(
     "steady", deadline=None, derandomize=True, print_blob=True, suppress_health_check=[HealthCheck.too_slow]
