@@ -75,7 +75,7 @@ def add_upload(api: Api, number: int) -> None:
     if api.installation.view.datanet(DatanetId(7)) is None:
         add_datanet(api, 7)
     where = {"datanet": 7, "name": f"rows {number}", "licence": "MIT"}
-    post(api, "/v1/contributions", params=where, content=f'{{"text": "row {number}"}}\n')
+    post(api, "/v1/contributions", params=where, content=f'{{"text": "row {"i" * number}"}}\n')
 
 
 def add_job(api: Api, _number: int) -> None:

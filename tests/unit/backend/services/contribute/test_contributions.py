@@ -277,8 +277,7 @@ def test_typed_data_stays_the_same_while_it_can_be_used(harness: ContributionHar
 
 def test_nonces_follow_each_other_while_the_chain_lags(harness: ContributionHarness) -> None:
     harness.chain.nonces[ALICE.account] = 5
-    contents = [b'{"text": "%d"}' % i for i in range(3)]
-    uploads = [harness.submit(content) for content in contents]
+    uploads = [harness.submit(LETTERS[letter]) for letter in "abc"]
     assert [upload.signing_request.nonce for upload in uploads if upload.signing_request] == [5, 6, 7]
 
 

@@ -406,7 +406,7 @@ def test_a_decision_that_a_reorg_takes_back_is_undone(
 def test_later_decisions_are_found_in_turn(
     harness: ContributionHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    uploads = [harness.submit(b'{"text": "%d"}' % number) for number in range(3)]
+    uploads = [harness.submit(b'{"text": "%s"}' % letter) for letter in (b"a", b"b", b"c")]
     for upload in uploads:
         harness.record(upload, 0, is_accepted=True)
     harness.curation.advance()

@@ -108,7 +108,12 @@ class Reader:
 
     def refused(self, *answers: str) -> list[int]:
         """Lines of an upload of these answers that are refused as generated."""
-        rows = jsonl(*({"prompt": f"{n}?", "completion": answer} for n, answer in enumerate(answers)))
+        rows = jsonl(
+            *(
+                {"prompt": f"{letter}?", "completion": answer}
+                for letter, answer in zip("abcdef", answers, strict=False)
+            )
+        )
         report = self.harness.upload(rows, BOB).report
         assert {defect.code for defect in report.defects} <= {"generated_answer"}
         return [defect.line for defect in report.defects]

@@ -344,7 +344,7 @@ def test_a_folder_of_others_that_a_withdrawn_contribution_names_stays(any_world:
     victim = any_world.store.add_folder({"batch.jsonl": b"receipts"})
     other_rows = any_world.store.add_folder({"data.jsonl": b"rows of another\n"})
     for number, cid in enumerate((victim, other_rows)):
-        upload = accepted(any_world, jsonl({"text": f"mine {number}"}), number)
+        upload = accepted(any_world, jsonl({"text": "mine" * (number + 1)}), number)
         any_world.contributions.withdraw(upload.id)
         any_world.record(upload, number, is_accepted=None, cid=cid)
         any_world.curation.advance()
