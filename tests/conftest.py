@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import httpx
 import pytest
+import typer.testing
 from hypothesis import HealthCheck, settings
 
 from backend.app import freeze_heap
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 httpx._config.DEFAULT_TIMEOUT_CONFIG.read = 60.0
 # Each client reads all certificates of the machine, which takes longer than most requests of tests.
 httpx._transports.default.create_ssl_context = cache(httpx._transports.default.create_ssl_context)
+# Each call of the command line builds the parsers of all commands, in a tenth of a second.
+typer.testing._get_command = cache(typer.testing._get_command)
 # Deterministic examples, without deadlines.
 settings.register_profile(
     "steady", deadline=None, derandomize=True, print_blob=True, suppress_health_check=[HealthCheck.too_slow]
