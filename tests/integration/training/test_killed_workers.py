@@ -33,7 +33,7 @@ from workers.training.job import run_job
 from workers.training.spec import ADAPTER, CHECKPOINTS, ROWS_FILE, TrainingSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from backend.db.unit_of_work import Database
     from backend.domain.training import JobEvent, TrainingJob
@@ -261,16 +261,20 @@ def test_a_worker_that_is_asked_to_stop_gives_its_job_back(workers: WorkerProces
     assert workers.training.get(workers.job.id).lease.owner is None
 
 
+NOTED = (("step", "validate"), ("state", "running"), ("step", "publish"), ("message", ""))
+"""What is noted of an adapter from elsewhere, in order."""
+
+
 @pytest.mark.timeout(600)
+@pytest.mark.parametrize("kill_points", [NOTED[::3], pytest.param(NOTED, marks=pytest.mark.deep)])
 def test_an_adapter_from_elsewhere_is_published_once_however_often_its_workers_are_killed(
-    sqlite_database: Database, tmp_path: Path
+    sqlite_database: Database, tmp_path: Path, kill_points: Sequence[tuple[str, str]]
 ) -> None:
-    """Once while it is looked at, and once behind each thing that is noted of it."""
     workers = WorkerProcesses(sqlite_database, tmp_path, {**CONFIG, "epochs": 0.1}, lease_seconds=1)
     workers.training.cancel(workers.job.id, CREATOR)
     job = workers.create_import()
     events = partial(workers.imports.events, job.id, CREATOR)
-    for name, value in (("step", "validate"), ("state", "running"), ("step", "publish"), ("message", "")):
+    for name, value in kill_points:
         with workers.worker() as worker:
             workers.until(lambda *_, n=name, v=value: any(v in event.data.get(n, ()) for event in events()))
             worker.send_signal(signal.SIGKILL)

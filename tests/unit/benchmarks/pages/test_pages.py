@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 
 SOME = ("--pages", "catalogue", "receipt", "account_on_chain")
+SIZES = ("--adapters", "12", "--proposals", "2", "--repeats", "2")
 
 
 @pytest.mark.parametrize("pages", [SOME, pytest.param((), marks=pytest.mark.deep)], ids=["some", "all"])
@@ -20,12 +21,7 @@ def test_pages_are_light_without_faults_and_have_their_picture_taken(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], pages: tuple[str, ...]
 ) -> None:
     screens = tmp_path / "screens"
-    drawn = tmp_path / "pictures"
-    folders = ["--screens", str(screens), "--pictures", str(drawn)]
-    sizes = ["--adapters", "12", "--proposals", "2", "--repeats", "2"]
-    assert main(["--json", *sizes, *folders, *pages]) == 0
-    shown = {path.name for path in (ROOT / "docs/images/pages").iterdir()}
-    assert {path.name for path in drawn.iterdir()} == shown
+    assert main(["--json", *SIZES, "--screens", str(screens), *pages]) == 0
     report = json.loads(capsys.readouterr().out)
     figures = report["figures"]
     assert 1 < figures["first_page_kb"] <= 150
@@ -35,3 +31,11 @@ def test_pages_are_light_without_faults_and_have_their_picture_taken(
         faults = page["violations"], page["console"], page["overflow"]
         assert (name, *faults) == (name, {}, [], 0)
         assert len(list(screens.glob(f"{name}-*.png"))) == 4
+
+
+@pytest.mark.deep
+def test_the_pictures_of_the_documentation_are_drawn(tmp_path: Path) -> None:
+    drawn = tmp_path / "pictures"
+    assert main(["--json", *SIZES, "--pictures", str(drawn), "--pages", "catalogue"]) == 0
+    shown = {path.name for path in (ROOT / "docs/images/pages").iterdir()}
+    assert {path.name for path in drawn.iterdir()} == shown
