@@ -68,14 +68,15 @@ test: setup contracts .venv/.test-installed ## run the tests of up to 20 minutes
 	@echo "test: the contracts are tested at the same time; build/test-contracts.log has the output"
 	@$(MAKE) --no-print-directory --jobs 2 test-contracts test-programs
 
-# At a lower priority: Python's tests wait for processes and blocks, and leave a third of two cores unused.
+# At a lower priority: Python's tests are what the end waits for.
 test-contracts:
 	@nice -n 10 $(HARDHAT) test solidity >build/test-contracts.log 2>&1 || { cat build/test-contracts.log; exit 1; }
 	@tail -n 5 build/test-contracts.log
 
+# Three at a time on two cores, because tests also wait; in the order of the folders, which begins with the long ones.
 test-programs:
 	@$(NODE) --test --test-reporter=dot 'tests/unit/clients/typescript/*.test.ts'
-	@$(PY) -m pytest -q --numprocesses 2 --dist loadfile
+	@$(PY) -m pytest -q --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
 test-deep: setup contracts .venv/.test-installed ## run the long tests: kill loops, sizes, forty times the fuzzing
 	@FUZZ_RUNS=10000 INVARIANT_RUNS=256 INVARIANT_DEPTH=256 $(HARDHAT) test solidity
