@@ -252,9 +252,8 @@ class _Progress(TrainerCallback):
         from pathlib import Path
 
         checkpoints = Path(args.output_dir)
-        sync_tree(
-            checkpoints
-        )  # all files: a resumed run does not write those beside the new checkpoint again
+        # All files of the folder, because a resumed run does not write the files of earlier steps again.
+        sync_tree(checkpoints)
         checkpoint = checkpoints / f"checkpoint-{state.global_step}"
         write_durably(checkpoint / COMPLETE, _digest(checkpoint))
         self._emit("checkpoint", {"step": state.global_step, "loss": self._loss})

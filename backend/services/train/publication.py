@@ -40,7 +40,9 @@ if TYPE_CHECKING:
 
 _REGISTRY = "AdapterRegistry"
 READ_BACK = "read-back"
-"""Name of a temporary folder beside the published one, with what the store returns for its CID."""
+"""Name of the temporary folder, next to the published one, into which `publish` fetches its CID to
+verify it.
+"""
 UNREGISTERED_FOR = timedelta(days=7)
 """How long an import's folder, or one that a job without success left, is kept if no version names it: free
 imports would fill the disk.
