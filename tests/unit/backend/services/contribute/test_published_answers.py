@@ -108,12 +108,8 @@ class Reader:
 
     def refused(self, *answers: str) -> list[int]:
         """Lines of an upload of these answers that are refused as generated."""
-        rows = jsonl(
-            *(
-                {"prompt": f"{letter}?", "completion": answer}
-                for letter, answer in zip("abcdef", answers, strict=False)
-            )
-        )
+        prompts = ("a" * number + "?" for number in range(1, len(answers) + 1))
+        rows = jsonl(*({"prompt": p, "completion": a} for p, a in zip(prompts, answers, strict=True)))
         report = self.harness.upload(rows, BOB).report
         assert {defect.code for defect in report.defects} <= {"generated_answer"}
         return [defect.line for defect in report.defects]
