@@ -68,12 +68,13 @@ test: setup contracts .venv/.test-installed ## run the tests of up to 20 minutes
 	@echo "test: the contracts are tested at the same time; build/test-contracts.log has the output"
 	@$(MAKE) --no-print-directory --jobs 2 test-contracts test-programs
 
-# At a lower priority: Python's tests are what the end waits for.
+# At a lower priority, because the Python tests take longer.
 test-contracts:
 	@nice -n 10 $(HARDHAT) test solidity >build/test-contracts.log 2>&1 || { cat build/test-contracts.log; exit 1; }
 	@tail -n 5 build/test-contracts.log
 
-# Three at a time on two cores, because tests also wait; in the order of the folders, which begins with the long ones.
+# Three processes on two cores, because tests also wait for blocks and processes. Without the reordering, which would
+# put files with one long test last, the files run in the order of their folders.
 test-programs:
 	@$(NODE) --test --test-reporter=dot 'tests/unit/clients/typescript/*.test.ts'
 	@$(PY) -m pytest -q --numprocesses 3 --dist loadfile --no-loadscope-reorder
