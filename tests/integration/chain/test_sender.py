@@ -181,6 +181,9 @@ def test_a_sender_killed_around_the_broadcast_sends_exactly_once(
 
 
 def test_two_senders_on_one_key_do_not_collide(chain: ChainClient, database: Database) -> None:
+    """The node refuses a transaction that reaches it before the one of the nonce before; the next run sends
+    it again.
+    """
     before = dollars(chain)
     ids = [enqueue(database, f"mint {i}") for i in range(8)]
     threads = [threading.Thread(target=sender(chain, database).run_once) for _ in range(2)]
@@ -188,6 +191,7 @@ def test_two_senders_on_one_key_do_not_collide(chain: ChainClient, database: Dat
         thread.start()
     for thread in threads:
         thread.join()
+    sender(chain, database).run_once()
     mine(chain, CONFIRMATIONS)
     sender(chain, database).run_once()
     sent = [state(database, transaction) for transaction in ids]
