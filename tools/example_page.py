@@ -79,7 +79,7 @@ def _receipts(receipts: list[Case]) -> Iterator[str]:
         "answers the second payer. Each request is `{}`, each response `Paris.`, and all salts are zero. "
         "The charges of the slices are rounded down separately."
     )
-    names = (
+    parts = (
         "channelId",
         "promptTokens",
         "completionTokens",
@@ -88,15 +88,19 @@ def _receipts(receipts: list[Case]) -> Iterator[str]:
         "cumulative",
         "slices",
         "slicesHash",
+        "attribution",
+        "attributionHash",
+        "structHash",
+        "digest",
+        "leafHash",
     )
-    names += ("attribution", "attributionHash", "structHash", "digest", "leafHash")
     for receipt in receipts:
         yield f"*{receipt['name'].capitalize()}*"
-        yield from _code((name, receipt[name]) for name in names)
+        yield from _code((name, receipt[name]) for name in parts)
     first = receipts[0]
     yield "Common to all three receipts, and the list (positions 0 and 2) and signature of the first:"
-    names = ("requestHash", "responseHash", "servedAt", "method", "lists", "signature")
-    yield from _code((name, first[name]) for name in names)
+    common = ("requestHash", "responseHash", "servedAt", "method", "lists", "signature")
+    yield from _code((name, first[name]) for name in common)
 
 
 def _trees(cases: dict[str, Case]) -> Iterator[str]:
@@ -116,8 +120,8 @@ def _trees(cases: dict[str, Case]) -> Iterator[str]:
         "as `sum ‖ hash`, level by level."
     )
     trees = [cases[f"{name} tree"] for name in ("receipts", "entries", "balances")]
-    rows = [(t["name"].removesuffix(" tree"), t["count"], t["sum"], t["root"]) for t in trees]
-    yield from _table(("tree", "count", "sum", "root"), rows)
+    roots = [(t["name"].removesuffix(" tree"), t["count"], t["sum"], t["root"]) for t in trees]
+    yield from _table(("tree", "count", "sum", "root"), roots)
     yield from _code((f"{t['name']}, level {level}", node) for t in trees[::2] for level, node in _levels(t))
 
 

@@ -36,7 +36,7 @@ from tools.gas_disputes import (
 from tools.gas_market import FAR, MICRO, Chain, Operator, Payer
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from backend.domain.disputes.proofs import Proof
     from backend.domain.ids import Account
@@ -135,7 +135,7 @@ def conviction_gas(chain: Chain, operator: Operator, payer: Payer) -> dict[str, 
     parent = Header.from_chain(operator.header)
     operator.finalise()
     measured: dict[str, int] = {}
-    proofs = {
+    proofs: dict[str, Callable[[Header], Proof]] = {
         "bad_receipt": batch.bad_receipt,
         "wrong_entry": batch.wrong_entry,
         "wrong_balance": partial(batch.wrong_balance, parent=parent),

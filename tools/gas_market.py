@@ -9,7 +9,8 @@ from backend.chain.contracts import encode_call, interface
 from backend.chain.keys import LocalSigner, local_account
 from backend.chain.node import Node
 from backend.chain.transactions import UnsignedTransaction, sign
-from backend.deployment.local import Deployer, deploy_local
+from backend.deployment.deployer import Deployer
+from backend.deployment.local import deploy_local
 from backend.domain.deployment import LOCAL_CHAIN_ID
 from backend.domain.hashing import TypedDomain, channel_id, keccak
 from backend.domain.ids import ZERO_ACCOUNT, ZERO_HASH, Account, ChannelId

@@ -183,7 +183,10 @@ def _stored_receipts(installation: Installation) -> list[StoredReceipt]:
         rows = connection.execute(
             text("SELECT id, payer, channel_id, cumulative, charge FROM receipts ORDER BY sequence")
         )
-        return [StoredReceipt(*ids, int(cumulative), int(charge)) for *ids, cumulative, charge in rows]
+        return [
+            StoredReceipt(number, payer, channel, int(cumulative), int(charge))
+            for number, payer, channel, cumulative, charge in rows
+        ]
 
 
 def check_intervals(stored: Sequence[StoredReceipt], collected: Mapping[ChannelId, int]) -> None:

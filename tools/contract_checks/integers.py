@@ -6,13 +6,18 @@ cannot interpret becomes an unknown within its bounds, so only "unsatisfiable" i
 for the bit vectors too. Runs in Halmos's environment, which has z3.
 """
 
+from __future__ import annotations
+
 import re
 from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import z3  # type: ignore[import-not-found,unused-ignore]
+import z3
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 # Halmos first asks with unknown functions in place of the EVM's products, quotients and remainders.
 UNDEFINED = re.compile(r"^\(declare-fun (f_evm_(bvmul|bvudiv|bvurem)_(\d+)) .*\)$", re.MULTILINE)
@@ -52,7 +57,7 @@ class Reading:
             z3.Z3_OP_ITE: self._choice,
             z3.Z3_OP_SELECT: self._element,
         }
-        self._truth_readers = {
+        self._truth_readers: dict[int, Callable[[Any], Any]] = {
             z3.Z3_OP_TRUE: lambda _: z3.BoolVal(True),
             z3.Z3_OP_FALSE: lambda _: z3.BoolVal(False),
             z3.Z3_OP_AND: lambda t: z3.And(*map(self.truth, t.children())),
