@@ -15,7 +15,7 @@ from backend.installation.resources import Resources, utc_now
 
 if TYPE_CHECKING:
     from backend.chain.indexer import Indexer
-    from backend.chain.sender import Sender
+    from backend.chain.sending.sender import Sender
     from backend.domain.catalogue import BaseModel
     from backend.domain.ids import Hash32
     from backend.installation.attribution import Attribution
@@ -78,7 +78,7 @@ class Installation(Resources):
 
     @cached_property
     def sender(self) -> Sender:
-        from backend.chain.sender import Sender
+        from backend.chain.sending.sender import Sender
 
         return Sender(
             self.chain,

@@ -111,7 +111,7 @@ def withdraw_credit(installation: Installation) -> CallResult:
 def _transactions(
     installation: Installation, db: Database, stop: threading.Event | None = None, num_kept: int = 1
 ) -> WatcherTransactions:
-    from backend.chain.sender import Sender
+    from backend.chain.sending.sender import Sender
     from backend.services.watch.transactions import GasLimits, WatcherTransactions
 
     settings, signer = installation.settings, installation.watcher_key

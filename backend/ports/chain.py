@@ -94,7 +94,7 @@ class EventLog(Protocol):
 
 
 class SendQueue(Protocol):
-    """Our own transactions as `backend.chain.sender` uses them: `backend.chain` does not import `backend.db`.
+    """Our own transactions as the sender uses them: `backend.chain` does not import `backend.db`.
 
     Lanes are keys; the transactions of a lane are sent in order.
     """

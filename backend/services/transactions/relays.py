@@ -51,7 +51,7 @@ class Relay:
 
 class Relays:
     """Relayed transactions may cost `budget` wei in 24 hours: their gas limits at the highest fees for which
-    they are signed. None: no limit. `backend.chain.sender` enforces the budget; this class refuses early, so
+    they are signed. None: no limit. `backend.chain.sending` enforces the budget; this class refuses early, so
     that the account can send the transaction itself. `lane` is the operator's account that sends them.
     """
 

@@ -16,7 +16,7 @@ from backend.chain.client import ChainClient
 from backend.chain.indexer import Indexer
 from backend.chain.keys import local_account, recover
 from backend.chain.node import Fees
-from backend.chain.sender import Sender
+from backend.chain.sending.sender import Sender
 from backend.chain.transactions import UnsignedTransaction, sign
 from backend.domain.chain import Reverted
 from backend.domain.errors import InvalidInput, Unavailable

@@ -18,7 +18,7 @@ from backend.chain.client import ChainClient
 from backend.chain.keys import local_account
 from backend.chain.node import Node
 from backend.chain.rpc import Rpc
-from backend.chain.sender import Sender
+from backend.chain.sending.sender import Sender
 from backend.db.unit_of_work import Database
 from backend.deployment.deployment_file import load_deployment
 

@@ -12,7 +12,7 @@ import pytest
 
 from backend.chain.indexer import Indexer
 from backend.chain.keys import local_account
-from backend.chain.sender import Sender
+from backend.chain.sending.sender import Sender
 from backend.deployment.deployment_file import save_deployment
 from backend.domain.transactions import TransactionState
 from tests.support.chain_events import state_hash
@@ -35,7 +35,7 @@ from backend.chain.client import ChainClient
 from backend.deployment.deployment_file import load_deployment
 from backend.chain.indexer import Indexer
 from backend.chain.keys import local_account
-from backend.chain.sender import Sender
+from backend.chain.sending.sender import Sender
 from backend.db.unit_of_work import Database
 
 url, file, database_url = sys.argv[1:]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from backend.chain.sender import Sender
+from backend.chain.sending.sender import Sender
 from backend.domain.chain import Reverted
 from backend.domain.errors import Forbidden
 from backend.services.accounts.local_funds import UNITS, WEI, LocalFunds

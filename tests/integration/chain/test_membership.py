@@ -8,7 +8,7 @@ import pytest
 
 from backend.chain.indexer import Indexer
 from backend.chain.keys import local_account
-from backend.chain.sender import Sender
+from backend.chain.sending.sender import Sender
 from backend.domain.errors import Conflict
 from backend.domain.hashing import TypedDomain
 from backend.domain.transactions import TransactionState

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from eth_account.messages import _hash_eip191_message, encode_typed_data
 
-from backend.chain.sender import Sender
+from backend.chain.sending.sender import Sender
 from backend.domain.chain import Reverted
 from backend.domain.ids import ZERO_ACCOUNT
 from backend.services.accounts.claims import NothingToClaim

@@ -9,9 +9,11 @@ import pytest
 
 from backend.chain.keys import local_account
 from backend.chain.node import Fees
-from backend.chain.nonces import find_by_nonce
 from backend.chain.rpc import RpcError
-from backend.chain.sender import NEW_BLOCKS, STUCK_BLOCKS, Sender
+from backend.chain.sending.nonces import find_by_nonce
+from backend.chain.sending.outcomes import NEW_BLOCKS
+from backend.chain.sending.pool import STUCK_BLOCKS
+from backend.chain.sending.sender import Sender
 from backend.chain.transactions import NotRun, UnsignedTransaction, sign
 from backend.domain.hashing import keccak, to_bytes, to_hash
 from backend.domain.transactions import RELAY_PERIOD, TransactionState
@@ -128,13 +130,14 @@ def test_relayed_calls_wait_for_the_budget_and_own_calls_do_not(
     chain: ChainClient, sqlite_database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in (
-        "chain.lanes.RELAYED_CALLS",
-        "chain.sender.RELAYED_CALLS",
+        "chain.sending.lanes.RELAYED_CALLS",
+        "chain.sending.pool.RELAYED_CALLS",
+        "chain.sending.sender.RELAYED_CALLS",
         "db.transactions.RELAYED_CALLS",
         "db.transactions.BUDGETED_CALLS",
     ):
         monkeypatch.setattr(f"backend.{name}", frozenset({"mint"}))
-    monkeypatch.setattr("backend.chain.sender.RELAYS_WAIT_SECONDS", 0)
+    monkeypatch.setattr("backend.chain.sending.sender.RELAYS_WAIT_SECONDS", 0)
     relayed = [enqueue(sqlite_database, f"relayed {number}") for number in range(3)]
 
     def run(budget: int | None) -> list[bool]:
@@ -345,7 +348,7 @@ def test_two_senders_that_find_the_same_used_nonce_send_the_call_once(
         chain.node.rpc.request("hardhat_dropTransaction", ours.hash)
         chain.node.broadcast(other_transaction(chain, ours.nonce))
         mine(chain, 1 + CONFIRMATIONS)
-        monkeypatch.setattr("backend.chain.sender.find_by_nonce", find_while_the_other_is_faster)
+        monkeypatch.setattr("backend.chain.sending.outcomes.find_by_nonce", find_while_the_other_is_faster)
         one.run_once()
         mine(chain, 1 + CONFIRMATIONS)
     one.run_once()
@@ -414,7 +417,7 @@ def test_a_transaction_dropped_by_a_deep_fork_is_mined_again(chain: ChainClient,
 def test_unmined_transactions_are_limited(
     chain: ChainClient, sqlite_database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("backend.chain.sender.MAX_UNMINED", 2)
+    monkeypatch.setattr("backend.chain.sending.sender.MAX_UNMINED", 2)
     ids = [enqueue(sqlite_database, f"mint {i}") for i in range(3)]
     with manual_mining(chain):
         sender(chain, sqlite_database).run_once()

@@ -8,7 +8,7 @@ import pytest
 
 from backend.chain.indexer import Indexer
 from backend.chain.keys import local_account, recover
-from backend.chain.sender import Sender
+from backend.chain.sending.sender import Sender
 from backend.deployment.local import deploy_local
 from backend.domain.hashing import (
     receipt_id,

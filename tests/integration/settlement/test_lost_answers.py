@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from backend.chain.keys import local_account
-from backend.chain.sender import STUCK_BLOCKS
+from backend.chain.sending.pool import STUCK_BLOCKS
 from backend.deployment.deployment_file import save_deployment
 from backend.domain.disputes.witnesses import Tree
 from backend.domain.hashing import keccak, to_hash

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from backend.chain.keys import local_account
-from backend.chain.sender import STUCK_BLOCKS, Sender
+from backend.chain.sending.pool import STUCK_BLOCKS
+from backend.chain.sending.sender import Sender
 from backend.domain.transactions import Call
 from backend.services.watch.transactions import GasLimits, WatcherTransactions
 

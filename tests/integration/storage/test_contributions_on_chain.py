@@ -9,7 +9,7 @@ import pytest
 from backend.chain.contract_wallets import WalletCalls
 from backend.chain.indexer import Indexer
 from backend.chain.keys import local_account, recover
-from backend.chain.sender import Sender
+from backend.chain.sending.sender import Sender
 from backend.domain.chain import Reverted
 from backend.domain.content import cid_digest
 from backend.domain.contribution import ReviewReason, UploadState

@@ -1,25 +1,56 @@
 """What the stored transactions of a lane determine: the attempts that the pool is to have, the highest fee,
-and the relayed calls that give their nonces up.
+the relayed calls that give their nonces up, and what may still be relayed.
 """
 
 from __future__ import annotations
 
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from backend.chain.node import Fees
 from backend.chain.transactions import is_filler
 from backend.domain.money import GWEI
-from backend.domain.transactions import RELAYED_CALLS
+from backend.domain.transactions import RELAY_PERIOD, RELAYED_CALLS
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterator, Sequence
+    from contextlib import AbstractContextManager
 
     from backend.domain.ids import Account, Hash32
     from backend.domain.transactions import OpenTransaction, TransactionAttempt
     from backend.ports.chain import SendQueue
 
+    OpenQueue = Callable[[], AbstractContextManager[SendQueue]]
+    """Opens the queue for one transaction of the database."""
+
+MAX_UNMINED = 64
+"""Unmined transactions per lane; pools drop those beyond their limit per account."""
 FEE_CEILING = 1_000 * GWEI
 """Highest `maxFeePerGas` of a replacement without a ceiling of its own, in wei."""
+BUDGET_SPENT = "what those of 24 hours can cost has reached LORALEDGER_RELAY_BUDGET"
+
+
+@dataclass(frozen=True, slots=True)
+class RelayBudget:
+    """Most that the relayed calls of 24 hours may cost, in wei; None: no limit."""
+
+    limit: int | None
+
+    def covers(self, queue: SendQueue, lane: Account, added: int) -> bool:
+        """Whether relayed calls may cost this many wei more."""
+        if self.limit is None:
+            return True
+        return queue.relay_cost(lane, datetime.now(UTC) - RELAY_PERIOD) + added <= self.limit
+
+
+@contextmanager
+def locked(queue: OpenQueue, lane: Account, transaction: OpenTransaction) -> Iterator[SendQueue | None]:
+    """The queue with the lane locked; None if another sender has changed the transaction since."""
+    with queue() as open_queue:
+        open_queue.lock_lane(lane)
+        yield open_queue if open_queue.is_unchanged(transaction) else None
 
 
 def fee_ceiling(ceilings: Sequence[int | None]) -> int:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from backend.chain.nonces import find_by_nonce
+from backend.chain.sending.nonces import find_by_nonce
 from tests.support.market import some_account, some_hash
 
 if TYPE_CHECKING:

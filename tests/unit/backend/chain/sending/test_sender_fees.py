@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from backend.chain.keys import local_account
-from backend.chain.lanes import FEE_CEILING
 from backend.chain.node import Fees
 from backend.chain.rpc import RpcError
-from backend.chain.sender import NEW_BLOCKS, STUCK_BLOCKS, Sender
+from backend.chain.sending.lanes import FEE_CEILING
+from backend.chain.sending.outcomes import NEW_BLOCKS
+from backend.chain.sending.pool import STUCK_BLOCKS
+from backend.chain.sending.sender import Sender
 from backend.domain.chain import Reverted
 from backend.domain.errors import Unavailable
 from backend.domain.money import COIN, GWEI
@@ -71,13 +73,14 @@ def lane(sqlite_database: Database) -> Lane:
 def relaying(sqlite_database: Database, monkeypatch: pytest.MonkeyPatch) -> Lane:
     """A lane that relays `mint`, with a budget for two calls at the present fees."""
     for name in (
-        "chain.lanes.RELAYED_CALLS",
-        "chain.sender.RELAYED_CALLS",
+        "chain.sending.lanes.RELAYED_CALLS",
+        "chain.sending.pool.RELAYED_CALLS",
+        "chain.sending.sender.RELAYED_CALLS",
         "db.transactions.RELAYED_CALLS",
         "db.transactions.BUDGETED_CALLS",
     ):
         monkeypatch.setattr(f"backend.{name}", frozenset({"mint"}))
-    monkeypatch.setattr("backend.chain.sender.RELAYS_WAIT_SECONDS", 0)
+    monkeypatch.setattr("backend.chain.sending.sender.RELAYS_WAIT_SECONDS", 0)
     node = FakeNode()
     return Lane(sqlite_database, node, relay_budget=2 * CALL_GAS * node.fees().max_fee)
 
@@ -124,7 +127,7 @@ def test_a_call_behind_an_unmined_one_waits_where_a_mined_one_cannot_be_looked_u
     def reverting(*_: object) -> int:
         raise Reverted("not yet")
 
-    monkeypatch.setattr("backend.chain.sender.find_by_nonce", pruned)
+    monkeypatch.setattr("backend.chain.sending.outcomes.find_by_nonce", pruned)
     monkeypatch.setattr(node, "tx_receipt", lambda _: None)
     sent = lane.queue()
     lane.sender.run_once()
@@ -285,7 +288,7 @@ def test_a_call_that_cannot_be_signed_yet_raises_the_ceiling_of_those_for_which_
             raise Reverted("demanded already")
         return CALL_GAS
 
-    monkeypatch.setattr("backend.chain.sender.MAX_UNMINED", 2)
+    monkeypatch.setattr("backend.chain.sending.sender.MAX_UNMINED", 2)
     monkeypatch.setattr(FakeClient, "estimate_gas", estimate)
     demands = [lane.queue(3 * GWEI) for _ in range(num_demands)]
     lane.sender.run_once()
