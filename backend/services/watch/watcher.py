@@ -14,16 +14,14 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from backend.domain.batch import Header, OperatorLedger
 from backend.domain.chain import ChainReplaced
 from backend.domain.errors import Unavailable
 from backend.domain.ids import ZERO_HASH
-from backend.domain.judging.case import Finding, Right, Undecided, Wrong
-from backend.domain.judging.claims import below_claimed
+from backend.domain.judging.case import Right, Undecided, Wrong
 from backend.domain.money import in_dollars
 from backend.domain.settlement import BatchState
-from backend.services.audit.auditor import newest_final
-from backend.services.audit.published import TOO_LARGE, BatchTooLarge
+from backend.services.audit.published import TOO_LARGE
+from backend.services.watch.judgements import Judgements
 from backend.services.watch.news import News, news
 from backend.services.watch.retired_keys import disowned, retirements
 
@@ -39,13 +37,10 @@ if TYPE_CHECKING:
     from backend.domain.settlement import CommittedBatch
     from backend.ports.chain import Chain
     from backend.services.audit.cases import Cases
-    from backend.services.audit.published import BatchReceipts
     from backend.services.watch.answers import Answers
     from backend.services.watch.challenge import Challenge
 
 log = logging.getLogger(__name__)
-
-_NO_DATA: BatchReceipts = (None, None)
 
 POLL_SECONDS = 0.25
 MAX_PAUSE_SECONDS = 60.0
@@ -83,15 +78,12 @@ class Watcher:
     evidence: Callable[[], Sequence[SignedReceipt]] = tuple
     """Receipts signed by operators, from other sources."""
     clock: Callable[[], float] = time.monotonic
+    judgements: Judgements = field(init=False)
     _turn_ends_at: float = 0.0
     _answered_at: float = math.inf
     """When demands on `own` were answered last."""
     _unfinished: set[Account] = field(default_factory=set)
     """Operators whose newest batch the latest pass did not reach, or whose refunds it did not finish."""
-    _reached: dict[Account, dict[Hash32, BatchReceipts | None]] = field(default_factory=dict)
-    """Of each operator, the batches that passes have reached since they last began with the oldest; with the
-    finding for data that is missing, which is not asked for again before all were reached.
-    """
     _newest: dict[Account, tuple[Hash32, int]] = field(default_factory=dict)
     """Of each operator when the pass began, its newest batch and the number of its newest final one."""
     _settled: dict[Account, tuple[Hash32, int]] = field(default_factory=dict)
@@ -99,20 +91,9 @@ class Watcher:
     can make a final batch pending.
     """
     _reported: set[tuple[object, ...]] = field(default_factory=set)
-    _open: dict[Hash32, tuple[tuple[object, ...], Judgement]] = field(default_factory=dict)
-    """For batches that are not right: the data known at the last judgement, and the judgement."""
-    _compared: dict[Account, tuple[tuple[Hash32, int], Wrong | None]] = field(default_factory=dict)
-    """By operator: its oldest pending batch and the sum of the claims, and the result of comparing them."""
-    _cleared: dict[Hash32, int] = field(default_factory=dict)
-    """Batches that are right, with the amount of evidence known at the judgement."""
-    _with_large: set[Account] = field(default_factory=set)
-    """Operators with a batch that is too large to be judged here. What follows from its balances is unknown,
-    and not demanded: that would pay for what a watcher with more memory reads.
-    """
-    _beyond: dict[Account, Hash32] = field(default_factory=dict)
-    """Of each operator, the newest final batch that is not right. It cannot be challenged, and later batches
-    have no ledger.
-    """
+
+    def __post_init__(self) -> None:
+        self.judgements = Judgements(self.db, self.cases, self.judge, self.evidence)
 
     def run(self, stop: threading.Event) -> Iterator[News]:
         """One pass per block until `stop` is set, more while one is unfinished. Waits while node or store are
@@ -259,7 +240,7 @@ class Watcher:
     def _watch_batches(self, operator: Account) -> Iterator[News]:
         challenge = None if operator == self.own else self.challenge
         if operator not in self._unfinished:
-            self._reached[operator] = {}
+            self.judgements.begin_again(operator)
         self._unfinished.discard(operator)
         with self.db.read() as tx:
             if challenge is not None:
@@ -267,17 +248,18 @@ class Watcher:
                 yield from late
                 if any(one.what == "proved" for one in late):
                     return  # the next pass sees what the conviction voided
-            batches = tx.chain.valid_batches(operator, max(self._last_judged(tx, operator) - 1, 0))
-            ledger, start = self._resume(tx, batches)
-            if ledger is not None:
-                self._with_large.discard(operator)  # the walk adds it again for a large batch after these
+            batches, start, ledger = self.judgements.resume(tx, operator)
             pending = (batch for batch in batches[:start] if batch.state is not BatchState.FINAL)
             yield from (news(batch, "right", _sums(batch)) for batch in pending)
-            for batch, judgement in self._judgements(tx, batches, ledger, start, self._reached[operator]):
+            for batch, judgement, is_new in self.judgements.walk(tx, batches, start, ledger):
                 yield from self._act(tx, batch, judgement, challenge)
                 if isinstance(judgement, Wrong) and batch.state is not BatchState.FINAL:
                     break  # a conviction voids all pending batches
                 del judgement  # a batch that is right, before the data of the next is in memory
+                # Not after one that an earlier pass reached, so that each pass gets further.
+                if is_new and batch != batches[-1] and self._is_turn_over():
+                    self._unfinished.add(operator)
+                    break
             if self.challenge is not None:
                 is_unfinished = yield from self.challenge.restore(tx.chain, operator, self._is_turn_over)
                 if is_unfinished:
@@ -321,154 +303,6 @@ class Watcher:
         terms = tx.chain.parameter_set(int(batch.header["parameterSet"]))
         patience = 0 if terms is None else terms.dispute_window // PATIENCE_PART
         return self.chain.head().timestamp < int(batch.header["committedAt"]) + patience
-
-    # --- judging, each batch on the ledger of the one before ---
-
-    def _judgements(
-        self,
-        tx: UnitOfWork,
-        batches: Sequence[CommittedBatch],
-        ledger: OperatorLedger | None,
-        start: int,
-        reached: dict[Hash32, BatchReceipts | None],
-    ) -> Iterator[tuple[CommittedBatch, Judgement]]:
-        """Judge the batches from index `start` on, until the turn is over; `ledger` is the one before it."""
-        if (found := self._below_claimed(tx, batches[:start])) is not None:
-            yield found
-        for place in range(start, len(batches)):
-            batch, parent = batches[place], batches[place - 1] if place else None
-            is_reached = batch.hash in reached
-            judgement, ledger = self._judgement(tx, batch, parent, ledger, reached), None
-            if isinstance(judgement, Right):
-                self._cleared[batch.hash] = len(self.evidence())
-                ledger = self._mirror(judgement, Header.from_chain(batch.header))
-            elif batch.state is BatchState.FINAL:
-                self._beyond[batch.operator] = batch.hash
-            yield batch, judgement
-            del judgement  # as its receiver does
-            # Not after one that an earlier pass reached, so that each pass gets further.
-            if not is_reached and batch != batches[-1] and self._is_turn_over():
-                self._unfinished.add(batch.operator)
-                return
-
-    def _last_judged(self, tx: UnitOfWork, operator: Account) -> int:
-        """Number of the newest final batch that is judged; 0 if none is."""
-        known = [newest_final(tx, operator)]
-        if operator in self._beyond:
-            known.append(tx.chain.batch(self._beyond[operator]))
-        final = (one.number for one in known if one is not None and one.state is BatchState.FINAL)
-        return max(final, default=0)
-
-    def _resume(self, tx: UnitOfWork, batches: Sequence[CommittedBatch]) -> tuple[OperatorLedger | None, int]:
-        """The newest stored ledger, and the index of the batch after it. `batches` begin with the first one,
-        or with one that `_last_judged` found.
-        """
-        for place in range(len(batches), 0, -1):
-            newest = batches[place - 1]
-            if newest.state is BatchState.FINAL and newest.hash == self._beyond.get(newest.operator):
-                return None, place
-            ledger = tx.batches.ledger(newest.operator, newest.hash)
-            if ledger is not None and self._is_cleared(newest):
-                return ledger, place
-        return OperatorLedger(), 0
-
-    def _is_cleared(self, batch: CommittedBatch) -> bool:
-        """Whether a batch already judged right can be skipped: it is final, or no newer evidence is known."""
-        num_known = len(self.evidence())
-        return not num_known or batch.state is BatchState.FINAL or self._cleared.get(batch.hash) == num_known
-
-    def _below_claimed(
-        self, tx: UnitOfWork, judged: Sequence[CommittedBatch]
-    ) -> tuple[CommittedBatch, Wrong] | None:
-        """A batch that was right until an account claimed more than its balance, from an older final batch.
-
-        The oldest pending batch suffices: from one batch that is right to the next no balance falls.
-        """
-        oldest = next((batch for batch in judged if batch.state is not BatchState.FINAL), None)
-        if oldest is None:
-            return None
-        claimed = tx.chain.claimed(oldest.operator)
-        known = oldest.hash, sum(claimed.values())
-        if self._compared.get(oldest.operator, (None, None))[0] != known:
-            ledger, header = tx.batches.ledger(oldest.operator, oldest.hash), Header.from_chain(oldest.header)
-            wrong = None if ledger is None else below_claimed(header, ledger.balances, claimed)
-            self._compared[oldest.operator] = known, wrong
-        wrong = self._compared[oldest.operator][1]
-        return None if wrong is None else (oldest, wrong)
-
-    def _judgement(
-        self,
-        tx: UnitOfWork,
-        batch: CommittedBatch,
-        parent: CommittedBatch | None,
-        ledger: OperatorLedger | None,
-        reached: dict[Hash32, BatchReceipts | None],
-    ) -> Judgement:
-        judgement = self._as_before(tx, batch, parent, ledger)
-        if judgement is None:
-            header = Header.from_chain(batch.header)
-            try:
-                data = reached.get(batch.hash) or self.cases.receipts(header)
-            except BatchTooLarge as error:
-                self._with_large.add(batch.operator)
-                reached[batch.hash] = None
-                return Undecided(Finding(TOO_LARGE, error.message), ())
-            reached[batch.hash] = None if data[0] is not None else data
-            judgement = self._judged(
-                tx, self.cases.case(tx.chain, batch, parent, ledger, data, self.evidence())
-            )
-        else:
-            reached[batch.hash] = None
-        if batch.operator in self._with_large and _lacks_parent(judgement):
-            text = "the balances before it are not known here: they follow from a batch that is too large"
-            return Undecided(Finding(TOO_LARGE, text), ())
-        return judgement
-
-    def _as_before(
-        self,
-        tx: UnitOfWork,
-        batch: CommittedBatch,
-        parent: CommittedBatch | None,
-        ledger: OperatorLedger | None,
-    ) -> Judgement | None:
-        """The latest judgement of published receipts, which never change, if nothing else is known since."""
-        before = self._open.get(batch.hash)
-        if before is None:
-            return None
-        case = self.cases.case(tx.chain, batch, parent, ledger, _NO_DATA)
-        return before[1] if before[0] == _known(case, has_receipts=True) else None
-
-    def _judged(self, tx: UnitOfWork, case: Case) -> Judgement:
-        header, known = case.header, _known(case, has_receipts=case.receipts is not None)
-        before = self._open.get(header.hash)
-        if before is not None and before[0] == known:
-            return before[1]
-        terms = tx.chain.parameter_set(header.parameter_set)
-        if terms is None:  # the contract accepted the batch, so the set exists
-            raise ValueError(f"no parameter set {header.parameter_set}")
-        is_signed = self.cases.is_signed(tx.chain, header.operator, header.committed_at)
-        judgement = self.judge(case, tx.chain, terms, is_signed)
-        if not isinstance(judgement, Right):
-            self._open[header.hash] = known, judgement
-        return judgement
-
-    def _mirror(self, right: Right, header: Header) -> OperatorLedger:
-        ledger = right.batch.after(header)
-        with self.db.begin() as mirror:
-            mirror.batches.save_ledger(header.operator, ledger)
-            final = newest_final(mirror, header.operator)
-            if final is not None:
-                mirror.batches.prune_ledgers(header.operator, final.number)
-        return ledger
-
-
-def _known(case: Case, *, has_receipts: bool) -> tuple[object, ...]:
-    """What a judgement of the case follows from, besides its header."""
-    return case.ledger is None, has_receipts, len(case.answers), sum(case.claimed.values())
-
-
-def _lacks_parent(judgement: Judgement) -> bool:
-    return isinstance(judgement, Undecided) and judgement.finding.what == "parent_data"
 
 
 def _sums(batch: CommittedBatch) -> str:

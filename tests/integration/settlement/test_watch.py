@@ -167,7 +167,7 @@ def test_a_proof_that_would_revert_is_reported_and_not_sent(harness: WatcherHarn
     watcher, before = harness.watcher(), harness.num_sent()
     opening = harness.market.build(harness.market.serve_round()).open_receipt(0)
     bogus = Wrong(Finding("x", "said by mistake"), ZeroLeafProof(header, Tree.RECEIPTS, bytes(32), opening))
-    watcher.judge = lambda *_: bogus
+    watcher.judgements.judge = lambda *_: bogus
     assert what(watcher.run_once()) == ["wrong", "refused"]
     assert (harness.num_sent(), harness.state(header)) == (before, BatchState.COMMITTED)
 
@@ -200,7 +200,7 @@ def test_an_operator_that_cannot_be_judged_is_reported_and_others_are_still_judg
     def fail(*_: object) -> NoReturn:
         raise ValueError("a number out of this world")
 
-    watcher.judge = fail
+    watcher.judgements.judge = fail
     assert what(watcher.run_once()) == ["unjudged"]
 
 

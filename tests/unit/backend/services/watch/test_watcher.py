@@ -351,7 +351,7 @@ def test_a_single_run_ends_if_an_operator_fails_or_is_gone_after_an_unfinished_t
         raise ArithmeticError("out of this world")
 
     slow.watcher._unfinished = {operator, some_account("gone")}
-    slow.watcher._resume = broken  # type: ignore[method-assign]
+    slow.watcher.judgements.resume = broken  # type: ignore[method-assign]
     (news,) = slow.watcher.run_once()
     assert (news.what, len(resumed)) == ("unjudged", 1)
 
