@@ -49,7 +49,8 @@ struct AttentionUnit {
 constexpr Index kMaxDirectRows = 8;
 // Rows of a larger unit: repacking is then a few percent of its products, and the rows stay in the L2 cache.
 constexpr Index kUnitRows = 192;
-constexpr Index kTileKeys = 64;
+// As many as `Vectors` takes for large units, so that a token has the same bits in both.
+constexpr Index kDirectTileKeys = Vectors<Single>::kTileKeys;
 
 // The hardware prefetcher cannot predict the next page.
 template <class T>
@@ -96,27 +97,29 @@ class RunningSoftmax {
     // Exponentiate the `width` scores of a row, of which [low, high) are visible and the others count as zero, relative
     // to the largest one so far. If that grows, scale what was added up, `mixed` [dim]. `weights` may alias `scores`.
     template <class Number>
-    void add(Index row, float* scores, float scale, Index width, Index low, Index high, Number* weights, float* mixed,
-             Index dim) {
+    void add(Index row, const float* scores, float scale, Index width, Index low, Index high, Number* weights,
+             float* mixed, Index dim) {
         // In a short prompt most vectors of a tile are hidden, and are not computed.
         const Index first = std::clamp<Index>(low / kLanes * kLanes, 0, width);
         const Index last = std::clamp<Index>(round_up(high, kLanes), first, width);
         Floats best = broadcast(largest_[row]);
         for (Index i = first; i < last; i += kLanes) {
-            Floats lanes = load(scores + i) * scale;
+            Floats lanes = load(scores + i);
             if (i < low || i + kLanes > high) {
                 lanes = is_visible(i, low, high) ? lanes : broadcast(-std::numeric_limits<float>::infinity());
             }
             best = lanes > best ? lanes : best;
-            store(lanes, scores + i);
         }
-        grow(row, loraledger::largest(best), mixed, dim);
+        grow(row, loraledger::largest(best), scale, mixed, dim);
+        const Floats subtracted = broadcast(largest_[row]);
+        Floats total = totals_[row];
         for (Index i = first; i < last; i += kLanes) {
-            Floats lanes = exp_of_negative(load(scores + i) - largest_[row]);
+            Floats lanes = exp_of_negative((load(scores + i) - subtracted) * scale);
             if (i < low || i + kLanes > high) lanes = is_visible(i, low, high) ? lanes : Floats{};
-            totals_[row] += lanes;
+            total += lanes;
             store(lanes, weights + i);
         }
+        totals_[row] = total;
         std::fill(weights, weights + first, Number{});
         std::fill(weights + last, weights + width, Number{});
     }
@@ -131,10 +134,10 @@ class RunningSoftmax {
         return (places >= static_cast<std::int32_t>(low)) & (places < static_cast<std::int32_t>(high));
     }
 
-    void grow(Index row, float largest, float* mixed, Index dim) {
+    void grow(Index row, float largest, float scale, float* mixed, Index dim) {
         if (!(largest > largest_[row])) return;
         if (largest_[row] > -std::numeric_limits<float>::infinity()) {  // else there is nothing yet to scale
-            const float factor = exp_of_negative(broadcast(largest_[row] - largest))[0];
+            const float factor = exp_of_negative(broadcast((largest_[row] - largest) * scale))[0];
             totals_[row] *= factor;
             for_each_vector(dim,
                             [&](Index i, Index count) { store(load(mixed + i, count) * factor, mixed + i, count); });
@@ -142,8 +145,8 @@ class RunningSoftmax {
         largest_[row] = largest;
     }
 
-    std::vector<float> largest_;
-    std::vector<Floats> totals_;
+    Buffer<float> largest_;
+    Buffer<Floats> totals_;
 };
 
 // Computes units, one after the other. `Arithmetic` multiplies the rows of large ones, with keys, then values, as weights.
@@ -153,8 +156,6 @@ class AttentionWorker {
     AttentionWorker(HeadShape shape, Arithmetic& arithmetic)
         : arithmetic_(arithmetic),
           shape_(shape),
-          tile_keys_(std::max<Index>(1, kTileKeys / shape_.block_size) * shape_.block_size),
-          key_stride_(round_up(tile_keys_, kPanel)),
           dim_stride_(round_up(shape_.head_dim, kPanel)) {}
 
     // `attention` has the shape of the constructor.
@@ -188,6 +189,9 @@ class AttentionWorker {
         attention_ = attention;
         unit_ = unit;
         num_rows_ = unit.count * shape_.heads_per_kv();
+        const Index keys = num_rows_ <= kMaxDirectRows ? kDirectTileKeys : Arithmetic::kTileKeys;
+        tile_keys_ = std::max<Index>(1, keys / shape_.block_size) * shape_.block_size;
+        key_stride_ = round_up(tile_keys_, kPanel);
         positions_.resize(num_rows_);
         for (Index row = 0; row < num_rows_; ++row) {
             const Span& span = *unit.span;
@@ -209,7 +213,7 @@ class AttentionWorker {
     }
 
     template <class Number>
-    void copy_queries(std::vector<Number>& rows) const {
+    void copy_queries(Buffer<Number>& rows) const {
         rows.assign(num_rows_ * dim_stride_, Number{});
         for (Index row = 0; row < num_rows_; ++row) {
             const T* query = attention_.queries + offset(row);
@@ -323,11 +327,11 @@ class AttentionWorker {
 
     // The first `out` of `result` [rows, result_stride] = the first `in` of `rows` times packed [panels, rows.stride,
     // kPanel], plus `initial`, which moves by `initial_step` from panel to panel.
-    void multiply(Rows rows, Index in, const std::vector<Weight>& packed, Index out, Initial initial, Index initial_step,
+    void multiply(Rows rows, Index in, const Buffer<Weight>& packed, Index out, Initial initial, Index initial_step,
                   float* result, Index result_stride) {
         const Index stride = rows.stride * static_cast<Index>(sizeof(Weight)) / static_cast<Index>(sizeof(Element));
         for (Index column = 0; column < out; column += kPanel, initial.sums += initial_step) {
-            const Panel<Weight> panel{packed.data() + column * rows.stride, in, kPanel, false};
+            const Panel<Weight> panel{packed.data() + column * rows.stride, in, kPanel, 1, 1, nullptr};
             arithmetic_.multiply(rows.count, reinterpret_cast<const Element*>(rows.first), stride, panel, initial,
                                  result + column, result_stride);
         }
@@ -353,14 +357,15 @@ class AttentionWorker {
     Arithmetic& arithmetic_;
     Attention<T> attention_{};
     const HeadShape shape_;
-    const Index tile_keys_, key_stride_, dim_stride_;  // the strides are whole panels
+    const Index dim_stride_;
+    Index tile_keys_ = 0, key_stride_ = 0;  // the strides are whole panels
     AttentionUnit unit_{};
     Index num_rows_ = 0;
     std::vector<Index> positions_;
     RunningSoftmax softmax_;
-    std::vector<float> mixed_, scores_, queries_;
-    std::vector<T> lines_;
-    std::vector<Weight> packed_queries_, weights_, keys_, values_;
+    Buffer<float> mixed_, scores_, queries_;
+    Buffer<T> lines_;
+    Buffer<Weight> packed_queries_, weights_, keys_, values_;
 };
 
 inline std::vector<AttentionUnit> attention_units(const Span* spans, Index num_spans, HeadShape shape) {

@@ -73,7 +73,7 @@ void read_rows(const char* file, StoredMatrix stored, Index count, T* rows) {
 template <class T>
 void read_columns(const char* file, StoredMatrix stored, Index rank, Index out, float scaling, T* rows) {
     const char* numbers = file + stored.offset;
-    std::vector<float> transposed(rank * kLanes);
+    Buffer<float> transposed(rank * kLanes);
     dispatch_format(stored.format, [&](auto kind) {
         for_each_vector(out, [&](Index i, Index lanes) {
             for (Index lane = 0; lane < lanes; ++lane) {

@@ -92,7 +92,7 @@ inline void rotate_block(Floats* block) {
 // Rotate `in` numbers and write them in 8 bits, with kInt8Shift added, up to a whole block; returns their scale:
 // `quantize_rows` in int8.py. Not finite if a number is not.
 inline float quantise_row(const Bfloat16* row, Index in, std::uint8_t* result) {
-    static thread_local std::vector<Floats> memory;
+    static thread_local Buffer<Floats> memory;
     const Index vectors = round_up(in, kInt8Depth) / kLanes;
     if (memory.size() < static_cast<std::size_t>(vectors)) memory.resize(vectors);
     Floats* rotated = memory.data();
@@ -136,7 +136,7 @@ struct Int8States {
         struct alignas(64) Line {
             Element bytes[64];
         };
-        static thread_local std::vector<Line> memory;
+        static thread_local Buffer<Line> memory;
         const Index padded = round_up(in, kDepth);
         stride = padded + static_cast<Index>(sizeof(Line));
         if (memory.size() * sizeof(Line) < static_cast<std::size_t>(num_rows * stride)) {

@@ -255,7 +255,7 @@ void add_lora(const T* states, Index in, const Deltas& deltas, T* output, Index 
     const LoraWork work(deltas, [&](const LoraTarget& target) { return in + target.out; });
 #pragma omp parallel
     {
-        std::vector<float> shrunk;
+        Buffer<float> shrunk;
         work.for_each_of_thread([&](const LoraUnit& unit) {
             const LoraTarget& target = deltas.targets[unit.target];
             shrunk.resize(unit.count * unit.rank);

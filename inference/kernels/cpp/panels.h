@@ -39,7 +39,7 @@ inline Index round_up(Index count, Index unit) { return (count + unit - 1) / uni
 inline const Bfloat16* pad_inputs(const Bfloat16* states, Index num_rows, Index in, Index depth) {
     const Index stride = round_up(in, depth);
     if (stride == in) return states;
-    static thread_local std::vector<Bfloat16> padded;
+    static thread_local Buffer<Bfloat16> padded;
     padded.assign(num_rows * stride, Bfloat16{0});
     for (Index row = 0; row < num_rows; ++row) {
         std::copy(states + row * in, states + (row + 1) * in, padded.data() + row * stride);
@@ -78,7 +78,7 @@ struct Widened {
 
     // The stride exceeds the length: with a power of two, all rows would map to the same few cache sets.
     static const Element* rows(const Bfloat16* states, Index num_rows, Index in, Index& stride) {
-        static thread_local std::vector<Element> widened;
+        static thread_local Buffer<Element> widened;
         stride = in + kLanes;
         if (widened.size() < static_cast<std::size_t>(num_rows * stride)) widened.resize(num_rows * stride);
         for (Index row = 0; row < num_rows; ++row) {
@@ -138,6 +138,7 @@ struct Vectors : Arithmetic {
     // Two sums per row: with two vectors of weights and one of states, 27 of AVX-512's 32 registers, or 15 of AVX2's 16.
     static constexpr Index kTileRows = kLanes == 16 ? 12 : 6;
     static constexpr Index kChunkRows = 96, kPanelsOfTile = 1;
+    static constexpr Index kTileKeys = 64;  // of attention
 
     // `result` [num_rows, out] from a panel's first output on, of at most kTileRows rows.
     template <class Result>

@@ -163,7 +163,7 @@ inline void widen_bias(const Bfloat16* bias, Index count, float* widened) {
 // Initial sums (bias and deltas) of `num_rows` tokens from `start` on, for `width` outputs from `column` on.
 inline const float* initial_sums(const Expansion& expansion, const Bfloat16* bias, Index start, Index num_rows,
                                Index column, Index count, Index width) {
-    static thread_local std::vector<float> buffer;
+    static thread_local Buffer<float> buffer;
     const std::size_t needed = (1 + num_rows) * width;
     if (buffer.size() < needed) buffer.resize(needed);
     float* widened = buffer.data();
@@ -260,7 +260,7 @@ void multiply_panels(Arithmetic& arithmetic, const Bfloat16* states, Index token
 // `result` [tokens, out] = `states` [tokens, in] times the weight, plus bias and deltas.
 template <class Arithmetic>
 void multiply(const Bfloat16* states, Index tokens, const Linear& linear, const Deltas& deltas, Bfloat16* result) {
-    static thread_local std::vector<float> buffer;
+    static thread_local Buffer<float> buffer;
     const bool has_deltas = deltas.num_segments != 0;
     if (buffer.size() < Expansion::size(deltas)) buffer.resize(Expansion::size(deltas));
     const Expansion expansion(deltas, linear.in, buffer.data());

@@ -73,7 +73,7 @@ void rotate_and_store(const T* qkv, const Rotary<T>& rotary, const Index* positi
     const Index width = query_width + 2 * shape.num_kv_heads * shape.head_dim;
 #pragma omp parallel if (tokens * width > kMinParallelElements)
     {
-        std::vector<T> scratch(2 * shape.head_dim);
+        Buffer<T> scratch(2 * shape.head_dim);
 #pragma omp for
         for (Index t = 0; t < tokens; ++t) {
             rotate_and_store_token(qkv + t * width, rotary, positions[t], kv_slots[t], shape, scratch.data(),

@@ -70,7 +70,7 @@ class DecoderStep {
     void run() {
         const Index query_width = model_.shape.num_heads * model_.shape.head_dim;
         const Index kv_width = model_.shape.num_kv_heads * model_.shape.head_dim;
-        static thread_local std::vector<Bfloat16> memory;
+        static thread_local Buffer<Bfloat16> memory;
         const Index widths[] = {query_width + 2 * kv_width, query_width, query_width, model_.hidden_size,
                                 2 * model_.mlp_width, model_.mlp_width};
         Bfloat16** const parts[] = {&qkv_, &queries_, &mixed_, &delta_, &gate_up_, &gated_};
@@ -82,7 +82,7 @@ class DecoderStep {
             *parts[part] = next;
             next += batch_.tokens * round_up(widths[part], kPanel);
         }
-        static thread_local std::vector<float> shrunk;
+        static thread_local Buffer<float> shrunk;
         std::size_t needed = 0;
         for (Index p = 0; p < model_.num_layers * kProjections; ++p) {
             needed = std::max(needed, Expansion::size(deltas(p / kProjections, p % kProjections)));
@@ -117,7 +117,7 @@ class DecoderStep {
         Arithmetic arithmetic;
         std::conditional_t<kIsOne, char, ForAttention> own{};
         AttentionWorker<Bfloat16, ForAttention> worker;
-        std::vector<Bfloat16> heads;
+        Buffer<Bfloat16> heads;
     };
 
     void compute_layer(Index index, Thread& thread) {

@@ -30,6 +30,8 @@ class Tiled {
     // The products are faster than the L3 cache delivers weights for fewer rows, and than the L2 cache delivers rows and
     // weights for each tile.
     static constexpr Index kChunkRows = 384, kPanelsOfTile = 8;
+    // Of attention: more keys mean fewer passes over a row's sums, and with more the scores leave the L1 cache.
+    static constexpr Index kTileKeys = 128;
 
     // One tile register holds kDepth inputs by kSide outputs, kBlock elements, with pairs of inputs adjacent.
     static Index offset(Index input, Index output) {

@@ -5,6 +5,8 @@
 #include <cstdint>
 #include <cstring>
 #include <initializer_list>
+#include <new>
+#include <vector>
 
 #if defined(__AVX2__) && defined(__FMA__)
 #define LORALEDGER_AVX2  // every CPU with AVX-512 has both
@@ -40,6 +42,27 @@ typedef std::int32_t Ints __attribute__((vector_size(kLanes * 4)));
 typedef std::uint32_t Words __attribute__((vector_size(kLanes * 4)));
 typedef std::uint16_t Halves __attribute__((vector_size(kLanes * 2)));
 typedef std::int8_t Bytes __attribute__((vector_size(kLanes)));
+
+// A vector, or a row of a tile register, that lies in two cache lines is read and written more slowly.
+template <class T>
+struct LineAllocator {
+    using value_type = T;
+    static constexpr std::align_val_t kLine{64};
+
+    LineAllocator() = default;
+    template <class U>
+    LineAllocator(const LineAllocator<U>&) {}
+
+    T* allocate(std::size_t count) { return static_cast<T*>(::operator new(count * sizeof(T), kLine)); }
+    void deallocate(T* memory, std::size_t) { ::operator delete(memory, kLine); }
+
+    friend bool operator==(const LineAllocator&, const LineAllocator&) { return true; }
+    friend bool operator!=(const LineAllocator&, const LineAllocator&) { return false; }
+};
+
+// Memory that begins with a cache line.
+template <class T>
+using Buffer = std::vector<T, LineAllocator<T>>;
 
 // GCC's own conversions between vectors of different element sizes split and reassemble them.
 inline Words widen(Halves bits) {
