@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from backend.domain.ids import Account, Hash32
-    from backend.domain.transactions import OpenTransaction, TransactionAttempt
+    from backend.domain.transactions import ChainTransaction, OpenTransaction, TransactionAttempt
     from backend.ports.chain import SendQueue
 
     OpenQueue = Callable[[], AbstractContextManager[SendQueue]]
@@ -61,13 +61,18 @@ def fee_ceiling(ceilings: Sequence[int | None]) -> int:
     return max((FEE_CEILING if one is None else one for one in ceilings), default=FEE_CEILING)
 
 
+def is_relayed(transaction: ChainTransaction | OpenTransaction) -> bool:
+    """Whether the operator sends the call for another account."""
+    return transaction.function in RELAYED_CALLS
+
+
 def is_own_call_waiting(queue: SendQueue, lane: Account) -> bool:
     """Whether a call of the operator's own is queued, or sent and not mined."""
     queued = queue.first_queued(lane)
-    if queued is not None and queued.function not in RELAYED_CALLS:
+    if queued is not None and not is_relayed(queued):
         return True
     sent = (one for one in queue.open(lane) if not one.is_mined and not one.is_filler)
-    return any(one.function not in RELAYED_CALLS for one in sent)
+    return not all(map(is_relayed, sent))
 
 
 def is_given_up(transaction: OpenTransaction) -> bool:
@@ -80,7 +85,7 @@ def relayed_behind(queue: SendQueue, lane: Account, transaction: OpenTransaction
     if transaction.is_filler:
         return []
     behind = (one for one in queue.open(lane) if one.nonce > transaction.nonce and not one.is_mined)
-    return [one for one in behind if one.function in RELAYED_CALLS and not is_given_up(one)]
+    return [one for one in behind if is_relayed(one) and not is_given_up(one)]
 
 
 def offered(transaction: OpenTransaction) -> Sequence[TransactionAttempt]:

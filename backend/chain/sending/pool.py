@@ -15,13 +15,13 @@ from backend.chain.sending.lanes import (
     fees_of,
     is_given_up,
     is_own_call_waiting,
+    is_relayed,
     locked,
     offered,
     relayed_behind,
 )
 from backend.chain.transactions import is_filler, next_fees, replacement_fees, suffices
 from backend.domain.errors import Unavailable
-from backend.domain.transactions import RELAYED_CALLS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -199,7 +199,7 @@ class Pool:
         lane = signer.account
         if not transaction.is_filler and not is_given_up(transaction):
             added = transaction.gas * max(fees.max_fee - transaction.attempts[-1].max_fee, 0)
-            if transaction.function not in RELAYED_CALLS or self._budget.covers(queue, lane, added):
+            if not is_relayed(transaction) or self._budget.covers(queue, lane, added):
                 place = transaction.nonce, transaction.gas
                 attempt = self._attempts.sign_call(signer, transaction, *place, fees, head)
                 return [_store(queue, transaction, attempt)]

@@ -13,13 +13,19 @@ from typing import TYPE_CHECKING
 
 from backend.chain.rpc import node_errors
 from backend.chain.sending.attempts import Attempts, call_data, count
-from backend.chain.sending.lanes import BUDGET_SPENT, MAX_UNMINED, RelayBudget, fee_ceiling, is_given_up
+from backend.chain.sending.lanes import (
+    BUDGET_SPENT,
+    MAX_UNMINED,
+    RelayBudget,
+    fee_ceiling,
+    is_given_up,
+    is_relayed,
+)
 from backend.chain.sending.outcomes import Outcomes
 from backend.chain.sending.pool import STUCK_BLOCKS, Pool
 from backend.chain.sending.warn_once import WarnOnce
 from backend.chain.transactions import NotRun, capped, error_fields
 from backend.domain.errors import DomainError, Unavailable
-from backend.domain.transactions import RELAYED_CALLS
 from backend.metrics import ACCOUNT_WEI, GAS_PRICE_WEI
 
 if TYPE_CHECKING:
@@ -143,7 +149,7 @@ class Sender:
                 continue
             fees = capped(self._node.fees(), transaction.fee_ceiling)
             cost = gas * fees.max_fee
-            if transaction.function in RELAYED_CALLS and not self._may_relay(signer.account, cost):
+            if is_relayed(transaction) and not self._may_relay(signer.account, cost):
                 return  # the operator's own calls come first in the queue
             attempt = self._sign_next(signer, transaction, gas, fees)
             if attempt is not None:
@@ -172,7 +178,7 @@ class Sender:
         """Whether it is a relayed call and waits for the budget, or for those before it, on which it may
         depend and which are still to be queued again.
         """
-        if queued.function not in RELAYED_CALLS:
+        if not is_relayed(queued):
             return False
         if time.monotonic() < self._relays_due_at:
             return True

@@ -131,8 +131,6 @@ def test_relayed_calls_wait_for_the_budget_and_own_calls_do_not(
 ) -> None:
     for name in (
         "chain.sending.lanes.RELAYED_CALLS",
-        "chain.sending.pool.RELAYED_CALLS",
-        "chain.sending.sender.RELAYED_CALLS",
         "db.transactions.RELAYED_CALLS",
         "db.transactions.BUDGETED_CALLS",
     ):

@@ -74,8 +74,6 @@ def relaying(sqlite_database: Database, monkeypatch: pytest.MonkeyPatch) -> Lane
     """A lane that relays `mint`, with a budget for two calls at the present fees."""
     for name in (
         "chain.sending.lanes.RELAYED_CALLS",
-        "chain.sending.pool.RELAYED_CALLS",
-        "chain.sending.sender.RELAYED_CALLS",
         "db.transactions.RELAYED_CALLS",
         "db.transactions.BUDGETED_CALLS",
     ):
