@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from backend.disk.files import write_durably
+from tests.fuzz.target import ENVIRONMENT
 from tests.fuzz.targets import CORPORA, TARGETS
 
 if TYPE_CHECKING:
@@ -119,9 +120,7 @@ def finding(status: int, prefix: Path, log: Path) -> str:
 def child(target: Target, options: Sequence[str], output: IO[bytes]) -> subprocess.Popen[bytes]:
     """The process of one target."""
     paths = [str(PACKAGES), os.environ.get("PYTHONPATH", ""), str(Path.cwd())]
-    # Other pools of Arrow reserve memory, which a limit on what a parser takes would count before.
-    environment = os.environ | {"ARROW_DEFAULT_MEMORY_POOL": "system"}
-    environment |= {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
+    environment = os.environ | ENVIRONMENT | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
     if MEMORY.is_dir():  # for targets that write folders: most of their time went into the journal of a disk
         environment["TMPDIR"] = str(MEMORY)
     command = [sys.executable, "-m", "tests.fuzz.child", target.run.__module__, target.name, *options]

@@ -14,6 +14,10 @@ if TYPE_CHECKING:
 
 MAX_CPU_SECONDS = 3.0
 MAX_GROWTH_KIB = 512 << 10
+ENVIRONMENT = {"ARROW_DEFAULT_MEMORY_POOL": "system"}
+"""Of a process that runs targets: other pools of Arrow reserve memory, which a limit on what a parser takes
+would count before.
+"""
 
 
 class Exhausted(Exception):
