@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import subprocess
@@ -11,6 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from playwright.sync_api import sync_playwright
+
+from backend.disk.locks import locked
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -43,8 +46,18 @@ def chromium_path() -> str:
         if (path := shutil.which(name)) is not None:
             return path
     folder = ROOT / "build" / "chromium"
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.parent.mkdir(exist_ok=True)
+    # The package takes a file that is still being written for a complete one.
+    with locked(folder.with_suffix(".lock"), fcntl.LOCK_EX):
+        if not folder.is_dir():
+            _unpack(folder)
+    return str(folder / "chromium")
+
+
+def _unpack(folder: Path) -> None:
+    partial = folder.with_suffix(".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
     command = [ROOT / "node_modules/.bin/node", ROOT / "tools/chromium.mjs"]
-    environment = os.environ | {"TMPDIR": str(folder)}
-    found = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
-    return found.stdout.strip()
+    subprocess.run(command, env=os.environ | {"TMPDIR": str(partial)}, check=True)
+    partial.rename(folder)

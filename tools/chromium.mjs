@@ -1,4 +1,4 @@
-// Unpacks the browser of @sparticuz/chromium into the folder for temporary files, and prints its path.
+// Unpacks the browser of @sparticuz/chromium into the folder for temporary files.
 import chromium from "@sparticuz/chromium";
 
-console.log(await chromium.executablePath());
+await chromium.executablePath();
