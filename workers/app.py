@@ -98,8 +98,18 @@ def work(app: Celery, steps: Steps, queues: Sequence[str] = QUEUES) -> None:
 
     add_tasks(app, steps, queues)
     worker_shutting_down.connect(stop)
-    quiet = ("--without-gossip", "--without-mingle", "--without-heartbeat")
-    app.worker_main(["--quiet", "worker", "--pool=solo", f"--queues={','.join(queues)}", *quiet])
+    worker = app.Worker(
+        queues=list(queues),
+        quiet=True,
+        without_gossip=True,
+        without_mingle=True,
+        without_heartbeat=True,
+        # The event loop drops an error of the channel that it reads right after its start, and the worker would
+        # wait for messages of a consumer that the broker no longer has.
+        use_eventloop=False,
+    )
+    worker.start()
+    raise SystemExit(worker.exitcode)
 
 
 def _folders(root: Path) -> dict[str, Any]:

@@ -15,11 +15,14 @@ from workers.app import create_app
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from celery import Celery
+    from kombu import Connection
+
 WORKER = Path(__file__).with_name("busy_worker.py")
 TIMEOUT, LOOK = 1000, 2000
 """Milliseconds: of the consumer, and between two looks at it."""
-LONG, SHORT = "3", "0"
-"""Seconds."""
+JOBS = ("3", "3.1", "0")
+"""Seconds. The first one is in the queue before the worker, which reads what follows while it starts."""
 pytestmark = [pytest.mark.deep, pytest.mark.timeout(300)]
 
 
@@ -36,16 +39,19 @@ def test_a_worker_goes_on_after_a_job_that_took_longer_than_the_broker_waits(
     app = create_app(tmp_path, broker_url)
     log = tmp_path / "worker.log"
     command = [sys.executable, str(WORKER), str(tmp_path), broker_url]
-    with (
-        log.open("wb") as errors,
-        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True) as worker,
-        app.connection_for_write() as connection,
-    ):
-        try:
-            assert worker.stdout is not None
-            for job_id in (LONG, SHORT):
-                app.send_task("training.train", kwargs={"job_id": job_id}, connection=connection)
-                assert worker.stdout.readline().strip() == job_id, log.read_text()
-            assert "Connection to broker lost" in log.read_text(), "the broker closed the channel"
-        finally:
-            worker.kill()
+    with app.connection_for_write() as connection, log.open("wb") as errors:
+        _ask(app, connection, JOBS[0])
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True) as worker:
+            try:
+                assert worker.stdout is not None
+                assert worker.stdout.readline().strip() == JOBS[0], log.read_text()
+                for job_id in JOBS[1:]:
+                    _ask(app, connection, job_id)
+                    assert worker.stdout.readline().strip() == job_id, log.read_text()
+            finally:
+                worker.kill()
+    assert log.read_text().count("Connection to broker lost") == 2, "the broker closed the channel twice"
+
+
+def _ask(app: Celery, connection: Connection, job_id: str) -> None:
+    app.send_task("training.train", kwargs={"job_id": job_id}, connection=connection)
