@@ -1,8 +1,9 @@
 """Continuous batching: selects the requests of the next step and their numbers of tokens.
 
 Decodes come first, then chunked prefills, then new requests: by priority, and within one class by fairness
-(see `inference.scheduling.fair_queue` and `inference.scheduling.row_shares`). When kv_blocks run out, the
-latest request is preempted and recomputed later. No function here uses a tensor.
+(see `inference.scheduling.fair_queue` and `inference.scheduling.row_shares`). A prompt that is too long for
+the step leaves half of its part to shorter ones (see `inference.scheduling.long_prompts`). When kv_blocks run
+out, the latest request is preempted and recomputed later. No function here uses a tensor.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from inference.lora.segments import BASE_SLOT
 from inference.protocol import MAX_PRIORITY, MIN_PRIORITY
 from inference.request import GenerationRequest
 from inference.scheduling.fair_queue import PROMPT_WEIGHT, FairQueue
+from inference.scheduling.long_prompts import may_join, repeats_work
 from inference.scheduling.proposals import propose
 from inference.scheduling.row_shares import RowShares
 from inference.scheduling.step import ScheduledRequest, Step
@@ -152,14 +154,19 @@ class Scheduler:
         """Select the next step and reserve its kv_blocks and slots; empty when nothing can run now."""
         step = Step()
         by_arrival = sorted(self._running, key=lambda request: (-request.priority, request.arrival))
-        for request in sorted(by_arrival, key=lambda request: request.num_pending > 1):
+        for request in by_arrival:
             # An earlier iteration may have preempted it.
-            if request in self._running:
+            if request.num_pending == 1 and request in self._running:
+                self._continue(request, step)
+        for request in by_arrival:
+            if request.num_pending > 1 and request in self._running and may_join(request, step):
                 self._continue(request, step)
         if self.num_waiting:
             self._age()
             self._admit(step)
             self._prefetch()
+        if step.long is not None:
+            step.long.num_tokens += self._limits.max_tokens - step.num_tokens
         propose(step, self._blocks, self._limits)
         return step
 
@@ -212,8 +219,12 @@ class Scheduler:
                 return
             fresh = self._blocks.grow(request.block_table, request.num_computed + num_tokens)
         step.fresh_blocks += fresh
-        step.scheduled.append(ScheduledRequest(request, num_tokens))
-        if num_tokens == request.num_pending and isinstance(request, GenerationRequest):
+        entry = ScheduledRequest(request, num_tokens)
+        step.scheduled.append(entry)
+        if num_tokens < request.num_pending:
+            step.long = entry
+            entry.num_tokens -= num_tokens // 2  # what others leave of it is added in the end
+        elif isinstance(request, GenerationRequest):
             self.charge_answer_token(request)
 
     def _preemption_victim(self, step: Step) -> Request:
@@ -265,7 +276,8 @@ class Scheduler:
 
     def _next(self, step: Step, lacking: Request | None) -> Request | None:
         """The first request that may start. Skipped are requests whose adapters are still loading, and those
-        held back by `lacking` or by a request of their payer that would exceed its share of the rows.
+        held back by `lacking` or by a request of their payer that would exceed its share of the rows. Those
+        that wait for a long prompt are not: their payers have been served less than the next ones.
         """
         held: dict[str, Request] = {}  # by payer
         for request in self._candidates():
@@ -273,12 +285,22 @@ class Scheduler:
                 continue
             if not self._is_ready(request):
                 continue
+            if self._waits_for_long(request, step):
+                return None
             if not self._exceeds_share(request):
                 return request
             held[request.payer] = self._hold(request)
             for queue in self._joined(request):
                 queue.forfeit(request)
         return None
+
+    def _waits_for_long(self, request: Request, step: Step) -> bool:
+        if step.long is None or not self._locate(request):
+            return False
+        num_cached = len(self._find_shared(request)) * self._blocks.block_size
+        if not may_join(request, step, num_cached):
+            return True
+        return repeats_work(request, self._running, self._blocks.block_size)
 
     def _hold(self, request: Request) -> Request:
         request.held_since = min(request.held_since, self._clock())
@@ -344,9 +366,11 @@ class Scheduler:
 
     def _shared_blocks(self, request: Request) -> list[int] | None:
         """The cached kv_blocks of the request's prefix; None if too few others are free."""
-        num_blocks = request.num_sharable // self._blocks.block_size
-        shared = self._blocks.find(request.block_names[:num_blocks])
+        shared = self._find_shared(request)
         return shared if self._blocks.can_hold(shared, request.num_tokens + 1) else None
+
+    def _find_shared(self, request: Request) -> list[int]:
+        return self._blocks.find(request.block_names[: request.num_sharable // self._blocks.block_size])
 
     def _start(self, request: Request, slot: int, shared: Sequence[int], step: Step) -> None:
         if request not in self._preempted:

@@ -47,6 +47,7 @@ class Step:
     """The requests of one step."""
 
     scheduled: list[ScheduledRequest] = field(default_factory=list)
+    long: ScheduledRequest | None = None  # the last one with more pending tokens than the step had room for
     fresh_blocks: list[int] = field(default_factory=list)
     admitted: list[Request] = field(default_factory=list)  # those of `scheduled` that start with this step
     refused: list[Request] = field(

@@ -103,6 +103,7 @@ class SchedulerHarness:
         num_rows: int = 1024,
     ) -> None:
         self.now = 0.0
+        self._max_step_tokens = max_step_tokens
         self.blocks = BlockManager(num_blocks + 1, block_size=4)
         self.slots = FakeSlots(num_slots, num_rows)
         self._prefixes = PrefixCache(self.blocks, "payer", 1, "cpu")
@@ -192,6 +193,8 @@ class SchedulerHarness:
             assert 0 < entry.num_tokens <= entry.request.num_pending
             end = entry.request.num_computed + entry.num_tokens
             assert len(entry.request.block_table) * 4 >= end
+            is_partial = entry.num_tokens < entry.request.num_pending
+            assert not is_partial or step.num_tokens == self._max_step_tokens
 
     def _write(self, request: Request, end: int) -> None:
         for position in range(request.num_computed, end):

@@ -1,0 +1,46 @@
+"""Which requests share a step with a prompt that is too long for it.
+
+The long prompt leaves half of its tokens in the step to requests of a higher class, and to those that are so
+much shorter that an average request gets its first token earlier. Let `b` tokens be computed beside `a`, each
+with half of the step: the short request ends after `2b` tokens of steps instead of `a + b`, and the long one
+after `a + b` instead of `a`. The sum of both is smaller if `2b < a`.
+"""
+
+from __future__ import annotations
+
+from itertools import takewhile
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from inference.request import Request
+    from inference.scheduling.step import Step
+
+
+def may_join(request: Request, step: Step, num_cached: int = 0) -> bool:
+    """Whether the request may be computed next to the long prompt of the step, if there is one. `num_cached`
+    of its pending tokens are in the KV cache.
+    """
+    if step.long is None:
+        return True
+    long = step.long.request
+    if request.priority != long.priority:
+        return request.priority > long.priority
+    return 2 * (request.num_pending - num_cached) < long.num_pending
+
+
+def repeats_work(request: Request, running: Iterable[Request], block_size: int) -> bool:
+    """Whether the prompt of a waiting request begins with tokens that a running one has yet to compute. Once
+    these are in the KV cache, both share them.
+    """
+    return any(
+        _num_common_blocks(request, other) * block_size > other.num_computed
+        for other in running
+        if other.num_pending > 1
+    )
+
+
+def _num_common_blocks(request: Request, other: Request) -> int:
+    names = zip(request.block_names, other.block_names, strict=False)
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], names))
