@@ -90,7 +90,9 @@ def run_task(steps: Steps, task: str, job_id: str, queues: Collection[str]) -> N
 
 
 def work(app: Celery, steps: Steps, queues: Sequence[str] = QUEUES) -> None:
-    """Work until SIGTERM or Ctrl-C. Running training is released and resumed by another worker."""
+    """Work until SIGTERM or Ctrl-C. Running training is released and resumed by another worker. Raises
+    `SystemExit` with a status of 1 after an error.
+    """
     from celery.signals import worker_shutting_down
 
     def stop(**_: Any) -> None:
@@ -104,8 +106,8 @@ def work(app: Celery, steps: Steps, queues: Sequence[str] = QUEUES) -> None:
         without_gossip=True,
         without_mingle=True,
         without_heartbeat=True,
-        # The event loop drops an error of the channel that it reads right after its start, and the worker would
-        # wait for messages of a consumer that the broker no longer has.
+        # The event loop drops an error of the channel that it reads right after its start. The worker would
+        # then wait for messages of a consumer that the broker no longer has.
         use_eventloop=False,
     )
     worker.start()
