@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import func, select
+from sqlalchemy import func, not_, select
 
 from backend.db.chain import ChainStore
 from backend.db.live_agreement import LiveAgreementStore
+from backend.db.open_charges import IS_FUNDED, IS_OPEN
 from backend.db.tables.chain import ChannelRow
 from backend.db.tables.outbox import OutboxRow
 from backend.db.tables.serving import ReceiptRow, ReservationRow
@@ -33,12 +34,14 @@ def figures(session: Session, operator: Account, now: datetime) -> Figures:
     """Figures of one operator's receipts, batches and demands, and of the installation's queues and jobs."""
     chain = ChainStore(session)
     cursor, registered = chain.cursor(), chain.operator(operator)
-    unsettled, unsettled_units = _unsettled(session, operator)
+    unsettled, unsettled_units = _in_no_batch(session, operator, is_funded=True)
+    _, unfunded_units = _in_no_batch(session, operator, is_funded=False)
     batches = chain.open_batches(operator)
     demands = chain.open_demands(operator)
     return Figures(
         unsettled=unsettled,
         unsettled_units=unsettled_units,
+        unfunded_units=unfunded_units,
         unsigned=_unsigned(session, operator),
         reserved_units=_reserved(session, now),
         open_batches=len(batches),
@@ -59,13 +62,12 @@ def figures(session: Session, operator: Account, now: datetime) -> Figures:
     )
 
 
-def _unsettled(session: Session, operator: Account) -> tuple[Pending, int]:
+def _in_no_batch(session: Session, operator: Account, *, is_funded: bool) -> tuple[Pending, int]:
     """Count, age and sum of what is charged and not in a batch, whether its receipt is signed or not."""
     count, oldest, *parts = session.execute(
         select(func.count(), func.min(ReceiptRow.served_at), *summed(ReceiptRow.charge))
         .outerjoin(ChannelRow, ChannelRow.id == ReceiptRow.channel_id)
-        .where(ReceiptRow.operator == operator, ReceiptRow.batch.is_(None), ReceiptRow.charge > 0)
-        .where(ChannelRow.id.is_(None) | (ReceiptRow.cumulative > ChannelRow.collected))
+        .where(ReceiptRow.operator == operator, IS_OPEN, IS_FUNDED if is_funded else not_(IS_FUNDED))
     ).one()
     return Pending(count, oldest), joined(parts)
 

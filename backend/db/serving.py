@@ -10,6 +10,7 @@ from sqlalchemy.orm import aliased
 
 from backend.db.bulk import among, delete_all, found_among, in_chunks, insert_all, table_of, update_all
 from backend.db.mapping import from_row
+from backend.db.open_charges import IS_FUNDED, IS_OPEN
 from backend.db.session import insert_if_absent
 from backend.db.tables.chain import ChannelRow
 from backend.db.tables.serving import (
@@ -206,17 +207,14 @@ class ReceiptStore:
         return usage_by_day(self._session, payer, since, until)
 
     def backlogs(self, operator: Account) -> Sequence[Backlog]:
-        """Channels of this operator with unsettled, ready receipts, the one with the oldest of them first.
-
-        Receipts up to a channel's collected amount do not count: they were waived.
+        """Channels of this operator with a balance and unsettled, ready receipts, the one with the oldest of
+        them first. Receipts that were waived do not count.
         """
         oldest = func.min(ReceiptRow.served_at)
         rows = self._session.execute(
             select(ReceiptRow.channel_id, func.count(), oldest, *summed(ReceiptRow.charge))
             .outerjoin(ChannelRow, ChannelRow.id == ReceiptRow.channel_id)
-            .where(ReceiptRow.operator == operator, ReceiptRow.batch.is_(None), ReceiptRow.charge > 0)
-            .where(_IS_READY)
-            .where(ChannelRow.id.is_(None) | (ReceiptRow.cumulative > ChannelRow.collected))
+            .where(ReceiptRow.operator == operator, IS_OPEN, IS_FUNDED, _IS_READY)
             .group_by(ReceiptRow.channel_id)
             .order_by(oldest, ReceiptRow.channel_id)
         )

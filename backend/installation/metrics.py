@@ -41,6 +41,10 @@ STATE: Mapping[str, tuple[str, Callable[[Figures], float | None]]] = {
         "Micro-units charged by receipts in no batch yet.",
         lambda f: f.unsettled_units,
     ),
+    "loraledger_unfunded_units": (
+        "Micro-units charged by receipts in no batch whose channels have no balance left.",
+        lambda f: f.unfunded_units,
+    ),
     "loraledger_unsigned_receipts": (
         "Charges whose receipts are not signed yet.",
         lambda f: f.unsigned.count,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from backend.domain.figures import Pending
 from backend.domain.hashing import receipt_id
 from backend.domain.serving import NewReceipt, Reservation
-from tests.support.chain_events import OPERATOR, committed, demanded, take_in, voided
+from tests.support.chain_events import ALICE, BOB, OPERATOR, committed, demanded, take_in, voided
 from tests.support.market import Market, some_account, some_hash
 
 if TYPE_CHECKING:
@@ -90,6 +90,27 @@ def test_receipts_count_until_they_are_in_a_batch_and_their_charges_add_up_exact
     with database.begin() as tx:
         tx.receipts.assign(OPERATOR, 1, [receipt_id(huge.receipt)])
     assert read(database).unsettled_units == sum(charges)
+
+
+def test_charges_of_a_channel_without_a_balance_are_unfunded_until_it_has_one(database: Database) -> None:
+    market = Market()
+    signed = market.serve(market.channels[0])
+    channel, charge = {"channelId": signed.receipt.channel_id}, signed.receipt.charge
+    parties = {"payer": ALICE, "operator": OPERATOR, "collector": BOB}
+    number = receipt_id(signed.receipt)
+    with database.begin() as tx:
+        tx.receipts.add(NewReceipt(number, OPERATOR, ALICE, signed, KEY, some_hash("salt"), None))
+        take_in(tx, ("PaymentVault", "ChannelOpened", channel | parties))
+    found = read(database)
+    assert (found.unsettled, found.unsettled_units, found.unfunded_units) == (Pending(0), 0, charge)
+    with database.read() as tx:
+        assert tx.receipts.backlogs(OPERATOR) == []
+    with database.begin() as tx:
+        take_in(tx, ("PaymentVault", "Deposited", channel | {"amount": 1}))
+    found = read(database)
+    assert (found.unsettled.count, found.unsettled_units, found.unfunded_units) == (1, charge, 0)
+    with database.read() as tx:
+        assert [backlog.amount for backlog in tx.receipts.backlogs(OPERATOR)] == [charge]
 
 
 def test_reservations_count_until_they_expire(database: Database) -> None:

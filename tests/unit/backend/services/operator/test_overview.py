@@ -24,6 +24,7 @@ NOTHING = Pending(0)
 QUIET = Figures(
     unsettled=NOTHING,
     unsettled_units=0,
+    unfunded_units=0,
     unsigned=NOTHING,
     reserved_units=0,
     open_batches=0,
