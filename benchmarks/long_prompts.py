@@ -1,7 +1,7 @@
 """Measures how long a short prompt waits for a long one: `python -m benchmarks.long_prompts [--json]`.
 
-The short prompt arrives when a quarter of the long one is computed. Times are processor time of one thread
-until the first token, so that other work on the machine does not count; medians of the repeats.
+The short prompt arrives when about a quarter of the long one is computed. Times are processor time of one
+thread until the first token, so that other work on the machine does not count; medians of the repeats.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def first_tokens(engine: Engine, prompt_by_name: Mapping[str, list[int]]) -> dic
     """Milliseconds of processor time from the arrival of each prompt to its first token."""
     began_at: dict[str, float] = {}
     ms_by_name: dict[str, float] = {}
-    late = len(prompt_by_name.get(LONG, ())) // (4 * engine.config.max_step_tokens)  # steps
+    late = round(len(prompt_by_name.get(LONG, ())) / (4 * engine.config.max_step_tokens))  # steps
     for number in itertools.count():
         for name, prompt in prompt_by_name.items():
             if name not in began_at and (name == LONG or number >= late):

@@ -12,7 +12,7 @@ from itertools import takewhile
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from inference.request import Request
     from inference.scheduling.step import Step
@@ -25,22 +25,22 @@ def may_join(request: Request, step: Step, num_cached: int = 0) -> bool:
     if step.long is None:
         return True
     long = step.long.request
-    if request.priority != long.priority:
-        return request.priority > long.priority
+    if request.aged_priority != long.aged_priority:
+        return request.aged_priority > long.aged_priority
     return 2 * (request.num_pending - num_cached) < long.num_pending
 
 
-def repeats_work(request: Request, running: Iterable[Request], block_size: int) -> bool:
-    """Whether the prompt of a waiting request begins with tokens that a running one has yet to compute. Once
-    these are in the KV cache, both share them.
+def repeats_work(names: Sequence[bytes], running: Iterable[Request], block_size: int) -> bool:
+    """Whether a running request has yet to compute some of the kv_blocks that a waiting one could share:
+    `names`.
     """
     return any(
-        _num_common_blocks(request, other) * block_size > other.num_computed
+        _num_common(names, other.block_names) * block_size > other.num_computed
         for other in running
         if other.num_pending > 1
     )
 
 
-def _num_common_blocks(request: Request, other: Request) -> int:
-    names = zip(request.block_names, other.block_names, strict=False)
+def _num_common(some: Sequence[bytes], others: Sequence[bytes]) -> int:
+    names = zip(some, others, strict=False)
     return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], names))

@@ -20,7 +20,7 @@ from inference.scheduling.fair_queue import PROMPT_WEIGHT, FairQueue
 from inference.scheduling.long_prompts import may_join, repeats_work
 from inference.scheduling.proposals import propose
 from inference.scheduling.row_shares import RowShares
-from inference.scheduling.step import ScheduledRequest, Step
+from inference.scheduling.step import Step
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Sequence
@@ -153,20 +153,18 @@ class Scheduler:
     def schedule(self) -> Step:
         """Select the next step and reserve its kv_blocks and slots; empty when nothing can run now."""
         step = Step()
-        by_arrival = sorted(self._running, key=lambda request: (-request.priority, request.arrival))
-        for request in by_arrival:
+        for request in sorted(self._running, key=lambda request: (-request.priority, request.arrival)):
             # An earlier iteration may have preempted it.
             if request.num_pending == 1 and request in self._running:
                 self._continue(request, step)
-        for request in by_arrival:
+        for request in list(self._running):  # in the order of their starts, so that none stops one before it
             if request.num_pending > 1 and request in self._running and may_join(request, step):
                 self._continue(request, step)
         if self.num_waiting:
             self._age()
             self._admit(step)
             self._prefetch()
-        if step.long is not None:
-            step.long.num_tokens += self._limits.max_tokens - step.num_tokens
+        step.fill(self._limits.max_tokens)
         propose(step, self._blocks, self._limits)
         return step
 
@@ -211,20 +209,15 @@ class Scheduler:
         num_tokens = min(request.num_pending, self._limits.max_tokens - step.num_tokens)
         if num_tokens == 0:
             return
-        fresh = self._blocks.grow(request.block_table, request.num_computed + num_tokens)
-        while fresh is None:
+        # A prompt has the kv_blocks of all its tokens before shorter ones are computed next to it.
+        while (fresh := self._blocks.grow(request.block_table, request.num_tokens)) is None:
             victim = self._preemption_victim(step)
             self.preempt(victim)
             if victim is request:
                 return
-            fresh = self._blocks.grow(request.block_table, request.num_computed + num_tokens)
         step.fresh_blocks += fresh
-        entry = ScheduledRequest(request, num_tokens)
-        step.scheduled.append(entry)
-        if num_tokens < request.num_pending:
-            step.long = entry
-            entry.num_tokens -= num_tokens // 2  # what others leave of it is added in the end
-        elif isinstance(request, GenerationRequest):
+        step.schedule(request, num_tokens)
+        if num_tokens == request.num_pending and isinstance(request, GenerationRequest):
             self.charge_answer_token(request)
 
     def _preemption_victim(self, step: Step) -> Request:
@@ -250,7 +243,8 @@ class Scheduler:
 
     def _admit(self, step: Step) -> None:
         """Start waiting requests in order. A request that lacks kv_blocks holds back all behind it, which
-        would otherwise keep taking what it waits for; one that lacks rows or a slot, those of `_may_pass`.
+        would otherwise keep taking what it waits for; so does one that may not join a long prompt, because
+        their payers have been served more. One that lacks rows or a slot holds back those of `_may_pass`.
         """
         lacking: Request | None = None
         while self._has_room(step):
@@ -260,14 +254,26 @@ class Scheduler:
             if not self._locate(request):
                 self._refuse(request, step)
                 continue
-            shared = self._shared_blocks(request)
-            if shared is None:
+            names = request.block_names[: request.num_sharable // self._blocks.block_size]
+            shared = self._blocks.find(names)
+            if self._waits_for_long(request, names, len(shared), step):
+                return
+            if not self._blocks.can_hold(shared, request.num_tokens + 1):
                 return
             slot = BASE_SLOT if request.adapter is None else self._slots.acquire(request.adapter)
             if slot is None:
                 lacking = self._hold(request)
             else:
                 self._start(request, slot, shared, step)
+
+    def _waits_for_long(self, request: Request, names: Sequence[bytes], num_shared: int, step: Step) -> bool:
+        """`names` are those of the kv_blocks that the request can share, of which `num_shared` are cached."""
+        block_size = self._blocks.block_size
+        if step.long is None:
+            return False
+        if not may_join(request, step, num_shared * block_size):
+            return True
+        return repeats_work(names, self._running, block_size)
 
     def _has_room(self, step: Step) -> bool:
         if len(self._running) >= self._limits.max_running or step.num_tokens >= self._limits.max_tokens:
@@ -276,8 +282,7 @@ class Scheduler:
 
     def _next(self, step: Step, lacking: Request | None) -> Request | None:
         """The first request that may start. Skipped are requests whose adapters are still loading, and those
-        held back by `lacking` or by a request of their payer that would exceed its share of the rows. Those
-        that wait for a long prompt are not: their payers have been served less than the next ones.
+        held back by `lacking` or by a request of their payer that would exceed its share of the rows.
         """
         held: dict[str, Request] = {}  # by payer
         for request in self._candidates():
@@ -285,22 +290,12 @@ class Scheduler:
                 continue
             if not self._is_ready(request):
                 continue
-            if self._waits_for_long(request, step):
-                return None
             if not self._exceeds_share(request):
                 return request
             held[request.payer] = self._hold(request)
             for queue in self._joined(request):
                 queue.forfeit(request)
         return None
-
-    def _waits_for_long(self, request: Request, step: Step) -> bool:
-        if step.long is None or not self._locate(request):
-            return False
-        num_cached = len(self._find_shared(request)) * self._blocks.block_size
-        if not may_join(request, step, num_cached):
-            return True
-        return repeats_work(request, self._running, self._blocks.block_size)
 
     def _hold(self, request: Request) -> Request:
         request.held_since = min(request.held_since, self._clock())
@@ -363,14 +358,6 @@ class Scheduler:
         """A refused request blocks none, and its prompt counts as served to its payer."""
         step.refused.append(request)
         self._charge(request, PROMPT_WEIGHT * request.num_tokens)
-
-    def _shared_blocks(self, request: Request) -> list[int] | None:
-        """The cached kv_blocks of the request's prefix; None if too few others are free."""
-        shared = self._find_shared(request)
-        return shared if self._blocks.can_hold(shared, request.num_tokens + 1) else None
-
-    def _find_shared(self, request: Request) -> list[int]:
-        return self._blocks.find(request.block_names[: request.num_sharable // self._blocks.block_size])
 
     def _start(self, request: Request, slot: int, shared: Sequence[int], step: Step) -> None:
         if request not in self._preempted:

@@ -47,7 +47,7 @@ class Step:
     """The requests of one step."""
 
     scheduled: list[ScheduledRequest] = field(default_factory=list)
-    long: ScheduledRequest | None = None  # the last one with more pending tokens than the step had room for
+    long: ScheduledRequest | None = None  # the last one of a prompt that was too long for the step
     fresh_blocks: list[int] = field(default_factory=list)
     admitted: list[Request] = field(default_factory=list)  # those of `scheduled` that start with this step
     refused: list[Request] = field(
@@ -57,3 +57,18 @@ class Step:
     @property
     def num_tokens(self) -> int:
         return sum(entry.num_rows for entry in self.scheduled)
+
+    def schedule(self, request: Request, num_tokens: int) -> None:
+        """Add the request with `num_tokens`, for which the step has room. If more are pending, it begins with
+        half of them: others may take the other half until `fill`.
+        """
+        entry = ScheduledRequest(request, num_tokens)
+        self.scheduled.append(entry)
+        if num_tokens < request.num_pending:
+            entry.num_tokens -= num_tokens // 2
+            self.long = entry
+
+    def fill(self, max_tokens: int) -> None:
+        """Give the long prompt what others have left."""
+        if self.long is not None:
+            self.long.num_tokens += max_tokens - self.num_tokens

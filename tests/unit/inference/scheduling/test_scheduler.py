@@ -16,7 +16,9 @@ from inference.scheduling.scheduler import AGEING_SECONDS, PASSING_SECONDS
 from tests.support.scheduling import SchedulerHarness
 
 if TYPE_CHECKING:
-    from inference.request import Request
+    from collections.abc import Callable
+
+    from inference.request import GenerationRequest, Request
 
 
 def test_decodes_come_before_prefills_and_long_prompts_are_chunked() -> None:
@@ -84,6 +86,75 @@ def test_a_short_prompt_waits_for_a_long_one_with_which_it_begins() -> None:
     harness.add(26, token=7, max_tokens=1)
     assert harness.step() == {"None0": 16}
     assert harness.step() == {"None0": 14, "None1": 2}
+
+
+def steps_until_answered(
+    harness: SchedulerHarness, request: GenerationRequest, refill: Callable[[], object]
+) -> int:
+    """While others keep coming."""
+    for number in range(1, 500):
+        refill()
+        harness.step()
+        if request.num_answer_tokens:
+            return number
+    raise AssertionError("it starves")
+
+
+def test_short_prompts_do_not_take_the_blocks_of_a_long_one() -> None:
+    """It holds those of all its tokens, and is not preempted for answers that began later."""
+    harness = SchedulerHarness(num_blocks=100)
+    long = harness.add(300, max_tokens=1)
+    harness.step()
+    steps = steps_until_answered(harness, long, lambda: harness.add(8, max_tokens=40, payer="others"))
+    assert steps <= 2 * 300 // 8
+    assert not long.num_preemptions
+
+
+@pytest.mark.parametrize("length", [12, 40, 63, 200])
+def test_a_backlog_that_arrived_before_a_long_prompt_leaves_it_half_once_it_runs(length: int) -> None:
+    harness = SchedulerHarness(num_blocks=2000)
+    for _ in range(60):
+        harness.add(length, max_tokens=1, payer="backlog")
+    long = harness.add(2000, max_tokens=1, payer="long")
+    while not long.num_computed:
+        harness.step()
+    assert steps_until_answered(harness, long, lambda: None) <= 2 * 2000 // 16
+
+
+@pytest.mark.parametrize("length", [31, 79, 511])
+def test_a_higher_class_does_not_suspend_a_long_prompt_that_runs(length: int) -> None:
+    harness = SchedulerHarness(num_blocks=2000)
+    long = harness.add(400, max_tokens=1, payer="flex", priority=-1)
+    harness.step()
+
+    def refill() -> None:
+        if not any(True for _ in harness.scheduler.waiting()):
+            harness.add(length, max_tokens=1, payer="others")
+
+    assert steps_until_answered(harness, long, refill) <= 2 * 400 // 16
+
+
+def test_an_aged_request_joins_a_long_prompt_as_one_of_the_class_that_it_joined() -> None:
+    harness = SchedulerHarness(num_blocks=200)
+    harness.add(400, payer="long")
+    harness.step()
+    harness.add(8, payer="others", max_tokens=1)
+    harness.step()
+    harness.add(3, payer="flex", priority=-1, max_tokens=1)
+    harness.now = AGEING_SECONDS
+    harness.add(3, payer="others", max_tokens=1)
+    assert harness.step() == {"None0": 10, "None2": 3, "None3": 3}
+
+
+def test_a_request_over_its_payers_share_of_rows_holds_back_no_other_beside_a_long_prompt() -> None:
+    harness = SchedulerHarness(num_blocks=300, num_rows=1024)
+    harness.slots.ranks |= {"used": 512, "wide": 600}
+    harness.add(4, "used", max_tokens=90, payer="wide")
+    harness.add(400, payer="long")
+    harness.step()
+    harness.add(390, "wide", payer="wide")
+    harness.add(3, payer="others")
+    assert "None3" in harness.step()
 
 
 def test_a_prompt_whose_beginning_is_cached_counts_as_short() -> None:
