@@ -51,6 +51,9 @@ def main(path: str, out: BinaryIO) -> Exit:
                 sys.stderr.write(json.dumps(defect) + "\n")
             if defects:
                 return Exit.WRONG_COLUMNS
+            if not file.schema_arrow.names:  # Arrow would make batches of as many empty rows as it announces
+                sys.stderr.write("it has no columns")
+                return Exit.UNREADABLE
             for batch in file.iter_batches(ROWS_AT_ONCE, use_threads=False):
                 out.writelines(_lines(batch))
     except MemoryError:

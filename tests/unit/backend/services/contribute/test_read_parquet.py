@@ -65,6 +65,12 @@ def test_parquet_and_jsonl_of_the_same_rows_are_the_same_contribution(
     ]
 
 
+def test_a_file_without_columns_is_refused(harness: ContributionHarness) -> None:
+    """Before its rows are read: it may announce any number of them."""
+    with pytest.raises(UnreadableParquet, match="no columns"):
+        harness.upload(parquet(pa.table({})))
+
+
 def test_columns_of_wrong_types_are_all_named_and_no_row_is_read(harness: ContributionHarness) -> None:
     pair = pa.struct([("role", pa.string()), ("content", pa.int8())])
     table = pa.table(
