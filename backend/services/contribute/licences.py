@@ -27,11 +27,14 @@ def parse_licence(expression: str) -> str:
     if len(expression) > MAX_CHARACTERS:
         raise _unknown(expression, f"longer than {MAX_CHARACTERS} characters")
     try:
-        return str(_licensing().parse(expression, validate=True, strict=True))
+        normal = str(_licensing().parse(expression, validate=True, strict=True))
     except ExpressionError as error:
         raise _unknown(expression, str(error)) from error
     except Exception as error:  # the library asserts, and raises errors of many types, such as for `(OR MIT)`
         raise _unknown(expression, "its operators or parentheses are out of place") from error
+    if len(normal) > MAX_CHARACTERS:
+        raise _unknown(expression, f"longer than {MAX_CHARACTERS} characters, as `{normal[:32]}...`")
+    return normal
 
 
 def _unknown(expression: str, why: str) -> UnknownLicence:

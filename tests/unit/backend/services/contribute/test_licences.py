@@ -33,6 +33,13 @@ def test_anything_else_is_refused(given: str) -> None:
     assert caught.value.param == "licence"
 
 
+def test_a_normal_form_that_would_be_refused_itself_is_refused() -> None:
+    given = "(MIT OR Apache-2.0)AND" * 10 + "(MIT OR Apache-2.0)"
+    assert len(given) < 256
+    with pytest.raises(UnknownLicence, match="longer than 256"):
+        parse_licence(given)
+
+
 @pytest.mark.parametrize(
     ("licence", "accepted"),
     [
