@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from backend.domain.errors import InvalidInput
 
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
 MAX_CHARACTERS = 256
+MAX_JOINT_CHARACTERS = 1024
 
 
 class UnknownLicence(InvalidInput):
@@ -18,23 +22,32 @@ class LicenceConflict(InvalidInput):
     """The datanet does not accept the licence; `details["accepted"]` lists the accepted ones."""
 
 
-def parse_licence(expression: str) -> str:
-    """Normalise an expression: `mit or apache-2.0` -> `MIT OR Apache-2.0`."""
+def parse_licence(expression: str, max_characters: int = MAX_CHARACTERS) -> str:
+    """Normalise an expression: `mit or apache-2.0` -> `MIT OR Apache-2.0`. The limit holds for both."""
     if not expression.strip():
         raise UnknownLicence("a licence is required: an SPDX expression such as MIT or CC-BY-4.0", "licence")
     from license_expression import ExpressionError  # type: ignore[import-untyped]
 
-    if len(expression) > MAX_CHARACTERS:
-        raise _unknown(expression, f"longer than {MAX_CHARACTERS} characters")
+    if len(expression) > max_characters:
+        raise _unknown(expression, f"longer than {max_characters} characters")
     try:
         normal = str(_licensing().parse(expression, validate=True, strict=True))
     except ExpressionError as error:
         raise _unknown(expression, str(error)) from error
     except Exception as error:  # the library asserts, and raises errors of many types, such as for `(OR MIT)`
         raise _unknown(expression, "its operators or parentheses are out of place") from error
-    if len(normal) > MAX_CHARACTERS:
-        raise _unknown(expression, f"longer than {MAX_CHARACTERS} characters, as `{normal[:32]}...`")
+    if len(normal) > max_characters:
+        raise _unknown(expression, f"longer than {max_characters} characters, as `{normal[:32]}...`")
     return normal
+
+
+def joint_licence(expressions: Iterable[str]) -> str:
+    """The licence of what needs all of these, in its normal form.
+
+    Errors: `UnknownLicence`, also if it has more than 1,024 characters.
+    """
+    each = sorted({parse_licence(expression) for expression in expressions})
+    return parse_licence(" AND ".join(f"({expression})" for expression in each), MAX_JOINT_CHARACTERS)
 
 
 def _unknown(expression: str, why: str) -> UnknownLicence:

@@ -12,7 +12,7 @@ from backend.domain.content import ContentCorrupt, ContentMissing, ContentUnsafe
 from backend.domain.days import DAY_SECONDS
 from backend.domain.errors import Unavailable
 from backend.domain.hashing import licence_text
-from backend.services.contribute.licences import UnknownLicence, parse_licence
+from backend.services.contribute.licences import UnknownLicence, joint_licence
 from backend.services.market.agreements import read_agreement
 from backend.services.market.cards import MAX_CARD_BYTES, read_card
 
@@ -161,13 +161,14 @@ def _texts(contributions: Sequence[Contribution]) -> set[str]:
 
 
 def _conjunction(words: set[Hash32]) -> str | None:
-    """None if one of them is too long for a word or no SPDX expression: the contract checks neither."""
+    """None if one of them is too long for a word or no SPDX expression, as the contract checks neither, or if
+    they are too long together.
+    """
     texts = [licence_text(word) for word in sorted(words)]
     if not texts or None in texts:
         return None
     try:
-        each = sorted({parse_licence(text) for text in texts if text is not None})
-        return parse_licence(" AND ".join(f"({expression})" for expression in each))
+        return joint_licence(text for text in texts if text is not None)
     except UnknownLicence:
         return None
 

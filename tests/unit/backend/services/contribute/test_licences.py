@@ -6,6 +6,7 @@ from backend.services.contribute.licences import (
     LicenceConflict,
     UnknownLicence,
     check_compatible,
+    joint_licence,
     parse_licence,
 )
 
@@ -38,6 +39,21 @@ def test_a_normal_form_that_would_be_refused_itself_is_refused() -> None:
     assert len(given) < 256
     with pytest.raises(UnknownLicence, match="longer than 256"):
         parse_licence(given)
+
+
+def test_licences_together_may_be_longer_than_one() -> None:
+    kinds = [f"CC-BY{kind}-4.0" for kind in ("", "-NC", "-NC-ND", "-NC-SA", "-ND", "-SA")]
+    versions = sorted(
+        name.replace("4.0", number) for name in kinds for number in ("2.0", "2.5", "3.0", "4.0")
+    )
+    together = joint_licence(["isc or 0bsd", *reversed(versions), versions[0]])
+    assert together == " AND ".join([*versions, "(ISC OR 0BSD)"])
+    assert 256 < len(together) < 1024
+
+
+def test_licences_that_are_too_long_together_are_refused() -> None:
+    with pytest.raises(UnknownLicence, match="longer than 1024"):
+        joint_licence(f"({'MIT AND ' * count}0BSD) OR ISC" for count in range(1, 20))
 
 
 @pytest.mark.parametrize(
