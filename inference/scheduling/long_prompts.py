@@ -1,9 +1,9 @@
 """Which requests share a step with a prompt that is too long for it.
 
-The long prompt leaves half of its tokens in the step to requests of a higher class, and to those that are so
-much shorter that an average request gets its first token earlier. Let `b` tokens be computed beside `a`, each
-with half of the step: the short request ends after `2b` tokens of steps instead of `a + b`, and the long one
-after `a + b` instead of `a`. The sum of both is smaller if `2b < a`.
+The scheduler reserves half of the room for the long prompt. Requests of a higher class may use the other
+half, and so may shorter ones if that lowers the mean time to first token. A short prompt of `b` tokens that
+uses half of each step beside a long one of `a` has its first token after `2b` computed tokens instead of
+`a + b`, and the long one after `a + b` instead of `a`. The sum of both is smaller if `2b < a`.
 """
 
 from __future__ import annotations
