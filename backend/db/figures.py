@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import func, not_, select
+from sqlalchemy import func, select
 
 from backend.db.chain import ChainStore
 from backend.db.live_agreement import LiveAgreementStore
-from backend.db.open_charges import IS_FUNDED, IS_OPEN
+from backend.db.open_charges import IS_FUNDED, IS_IN_NO_BATCH, IS_OPEN
 from backend.db.tables.chain import ChannelRow
 from backend.db.tables.outbox import OutboxRow
 from backend.db.tables.serving import ReceiptRow, ReservationRow
@@ -34,8 +34,8 @@ def figures(session: Session, operator: Account, now: datetime) -> Figures:
     """Figures of one operator's receipts, batches and demands, and of the installation's queues and jobs."""
     chain = ChainStore(session)
     cursor, registered = chain.cursor(), chain.operator(operator)
-    unsettled, unsettled_units = _in_no_batch(session, operator, is_funded=True)
-    _, unfunded_units = _in_no_batch(session, operator, is_funded=False)
+    in_no_batch = _in_no_batch(session, operator)
+    (unsettled, unsettled_units), (_, unfunded_units) = (in_no_batch[key] for key in (True, False))
     batches = chain.open_batches(operator)
     demands = chain.open_demands(operator)
     return Figures(
@@ -62,14 +62,19 @@ def figures(session: Session, operator: Account, now: datetime) -> Figures:
     )
 
 
-def _in_no_batch(session: Session, operator: Account, *, is_funded: bool) -> tuple[Pending, int]:
-    """Count, age and sum of what is charged and not in a batch, whether its receipt is signed or not."""
-    count, oldest, *parts = session.execute(
-        select(func.count(), func.min(ReceiptRow.served_at), *summed(ReceiptRow.charge))
+def _in_no_batch(session: Session, operator: Account) -> dict[bool, tuple[Pending, int]]:
+    """Count, age and sum of what is charged and not in a batch, whether its receipt is signed or not; by
+    whether its channel's balance covers it.
+    """
+    is_funded = IS_FUNDED.label("is_funded")
+    rows = session.execute(
+        select(is_funded, func.count(), func.min(ReceiptRow.served_at), *summed(ReceiptRow.charge))
         .outerjoin(ChannelRow, ChannelRow.id == ReceiptRow.channel_id)
-        .where(ReceiptRow.operator == operator, IS_OPEN, IS_FUNDED if is_funded else not_(IS_FUNDED))
-    ).one()
-    return Pending(count, oldest), joined(parts)
+        .where(ReceiptRow.operator == operator, IS_OPEN)
+        .group_by(is_funded)
+    )
+    found = {bool(key): (Pending(count, oldest), joined(parts)) for key, count, oldest, *parts in rows}
+    return {key: found.get(key, (Pending(0), 0)) for key in (True, False)}
 
 
 def _unsigned(session: Session, operator: Account) -> Pending:
@@ -83,7 +88,7 @@ def _unsigned(session: Session, operator: Account) -> Pending:
 def _to_sign(session: Session, operator: Operator) -> int:
     if not operator.retired:
         return 0
-    is_unsettled = (ReceiptRow.operator == operator.account) & ReceiptRow.batch.is_(None)
+    is_unsettled = (ReceiptRow.operator == operator.account) & IS_IN_NO_BATCH
     is_unsettled &= ReceiptRow.signature.is_not(None)
     others = ReceiptRow.signer.not_in(operator.active_keys)
     return session.scalar(select(func.count()).select_from(ReceiptRow).where(is_unsettled, others)) or 0

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import exists, func, insert, select, update
+from sqlalchemy import bindparam, exists, func, insert, select, update
 from sqlalchemy.orm import aliased
 
 from backend.db.bulk import among, delete_all, found_among, in_chunks, insert_all, table_of, update_all
 from backend.db.mapping import from_row
-from backend.db.open_charges import IS_FUNDED, IS_OPEN
+from backend.db.open_charges import IS_FUNDED, IS_IN_NO_BATCH, IS_OPEN, ZERO
 from backend.db.session import insert_if_absent
 from backend.db.tables.chain import ChannelRow
 from backend.db.tables.serving import (
@@ -65,8 +65,13 @@ _EARLIER = aliased(ReceiptRow)
 _IS_READY = ~exists().where(
     _EARLIER.channel_id == ReceiptRow.channel_id,
     _EARLIER.signature.is_(None),
-    _EARLIER.charge > 0,
+    _EARLIER.charge > ZERO,
     _EARLIER.cumulative <= ReceiptRow.cumulative,
+)
+_SIGNED_AGAIN = (
+    update(table_of(ReceiptRow))
+    .where(ReceiptRow.id == bindparam("receipt"), ReceiptRow.batch.is_(None))
+    .values(signer=bindparam("new_signer"), signature=bindparam("new_signature"))
 )
 _ADDED = insert(table_of(ReceiptRow)).returning(table_of(ReceiptRow).c.sequence, sort_by_parameter_order=True)
 
@@ -207,8 +212,8 @@ class ReceiptStore:
         return usage_by_day(self._session, payer, since, until)
 
     def backlogs(self, operator: Account) -> Sequence[Backlog]:
-        """Channels of this operator with a balance and unsettled, ready receipts, the one with the oldest of
-        them first. Receipts that were waived do not count.
+        """Channels of this operator with unsettled, ready receipts that their balance covers, the one with
+        the oldest of them first. Receipts that were waived do not count.
         """
         oldest = func.min(ReceiptRow.served_at)
         rows = self._session.execute(
@@ -229,8 +234,7 @@ class ReceiptStore:
             select(ReceiptRow)
             .where(
                 ReceiptRow.channel_id == channel,
-                ReceiptRow.batch.is_(None),
-                ReceiptRow.charge > 0,
+                IS_IN_NO_BATCH,
                 ReceiptRow.cumulative > after,
                 _IS_READY,
             )
@@ -248,15 +252,18 @@ class ReceiptStore:
         return [_signed(row) for row in sorted(found, key=lambda row: (row.channel_id, row.cumulative))]
 
     def signed_by_others(self, operator: Account, signers: Collection[Account]) -> Sequence[ReceiptId]:
-        """The operator's unsettled receipts that none of these receipt keys signed."""
-        is_unsettled = (ReceiptRow.operator == operator) & ReceiptRow.batch.is_(None) & _IS_SIGNED
+        """The operator's unsettled receipts that none of these receipt keys signed, without free ones."""
+        is_unsettled = (ReceiptRow.operator == operator) & IS_IN_NO_BATCH & _IS_SIGNED
         query = select(ReceiptRow.id).where(is_unsettled, ReceiptRow.signer.not_in(signers))
         return [ReceiptId(Hash32(receipt)) for receipt in self._session.scalars(query) if receipt is not None]
 
     def sign_again(self, signer: Account, signatures: Mapping[ReceiptId, str]) -> None:
-        """Replace the signatures of unsettled receipts by those of another receipt key."""
-        rows = [{"id": id_, "signer": signer, "signature": text} for id_, text in signatures.items()]
-        update_all(self._session, ReceiptRow, "id", rows)
+        """Replace the signatures of receipts that are still unsettled by those of another receipt key."""
+        rows = [
+            {"receipt": id_, "new_signer": signer, "new_signature": text} for id_, text in signatures.items()
+        ]
+        if rows:
+            self._session.connection().execute(_SIGNED_AGAIN, rows)
         self._session.expire_all()  # receipts that were read before hold the replaced signature
 
     def assign(self, operator: Account, batch: int, receipts: Sequence[ReceiptId]) -> None:

@@ -24,12 +24,12 @@ class Figures:
     """State of an operator at one instant. Amounts in micro-units, instants in unix seconds."""
 
     unsettled: Pending
-    """Receipts with a charge that are in no batch, signed or not, and whose channel has a balance."""
+    """Receipts with a charge that are in no batch, signed or not, and that their channels' balances cover."""
     unsettled_units: int
     """Their charges, which are lost if the vouchers are never collected."""
     unfunded_units: int
-    """Charges in no batch of channels without a balance: the payers withdrew it, or moved it to another
-    operator, before the charges were collected. Only a further deposit can pay them.
+    """Charges in no batch that exceed their channels' balances: the payers withdrew them, or moved them to
+    another operator, before the charges were collected. Only a further deposit can pay them.
     """
     unsigned: Pending
     """Charges whose receipts are not signed yet."""

@@ -42,7 +42,7 @@ STATE: Mapping[str, tuple[str, Callable[[Figures], float | None]]] = {
         lambda f: f.unsettled_units,
     ),
     "loraledger_unfunded_units": (
-        "Micro-units charged by receipts in no batch whose channels have no balance left.",
+        "Micro-units charged by receipts in no batch that their channels' balances do not cover.",
         lambda f: f.unfunded_units,
     ),
     "loraledger_unsigned_receipts": (

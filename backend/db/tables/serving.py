@@ -76,6 +76,9 @@ class MoveRow(Base):
 
 
 IS_UNSIGNED = text("signature IS NULL")
+IS_IN_A_BATCH = text("batch IS NOT NULL")
+# Free receipts are never batched. As in `Amount`, and without a parameter, so that databases use the index.
+IS_CHARGED_IN_NO_BATCH = text(f"batch IS NULL AND charge > '{0:039d}'")
 
 
 class ReceiptRow(Base):
@@ -87,7 +90,21 @@ class ReceiptRow(Base):
     __table_args__ = (
         Index("ix_receipts_payer_sequence", "payer", "sequence"),
         Index("ix_receipts_channel_id_cumulative", "channel_id", "cumulative"),
-        Index("ix_receipts_operator_batch", "operator", "batch"),
+        Index(
+            "ix_receipts_batch",
+            "operator",
+            "batch",
+            sqlite_where=IS_IN_A_BATCH,
+            postgresql_where=IS_IN_A_BATCH,
+        ),
+        Index(
+            "ix_receipts_in_no_batch",
+            "operator",
+            "channel_id",
+            "cumulative",
+            sqlite_where=IS_CHARGED_IN_NO_BATCH,
+            postgresql_where=IS_CHARGED_IN_NO_BATCH,
+        ),
         Index("ix_receipts_served_at", "served_at"),
         Index(
             "ix_receipts_unsigned",

@@ -15,7 +15,7 @@ from backend.domain.hashing import to_bytes
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from backend.db.unit_of_work import UnitOfWork
+    from backend.db.unit_of_work import Database, UnitOfWork
     from backend.domain.hashing import TypedDomain
     from backend.domain.ids import Account
     from backend.ports.chain import Chain
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 REGISTRY, RETIRE = "OperatorRegistry", "retireReceiptKey"
+MAX_SIGNED = 256
+"""Receipts that one transaction signs again."""
 
 
 def retired_keys(view: ChainView, operator: Account) -> Mapping[Account, int]:
@@ -59,19 +61,23 @@ def recent_retirement(chain: Chain, view: ChainView, operator: Account) -> str:
 
 
 def sign_again(
-    tx: UnitOfWork, operator: Account, settlement: TypedDomain, receipt_key: Callable[[ChainView], Signer]
+    db: Database, operator: Account, settlement: TypedDomain, receipt_key: Callable[[ChainView], Signer]
 ) -> int:
     """Replace the retired keys' signatures of unsettled receipts; returns their number.
 
     `settlement`: EIP-712 domain of receipts. Errors: those of `receipt_key`.
     """
-    known = tx.chain.operator(operator)
-    if known is None or not known.retired:
-        return 0
-    receipts = tx.receipts.signed_by_others(operator, known.active_keys)
-    if receipts:
-        key = receipt_key(tx.chain)
-        signatures = {number: key.sign(settlement.digest(to_bytes(number))) for number in receipts}
-        tx.receipts.sign_again(key.account, signatures)
-        log.warning("signed %d unsettled receipts again with %s", len(receipts), key.account)
+    with db.read() as tx:
+        known = tx.chain.operator(operator)
+        if known is None or not known.retired:
+            return 0
+        receipts = tx.receipts.signed_by_others(operator, known.active_keys)
+    # Answers that are served meanwhile wait for a transaction, so each one is short.
+    for start in range(0, len(receipts), MAX_SIGNED):
+        some = receipts[start : start + MAX_SIGNED]
+        with db.begin() as tx:
+            key = receipt_key(tx.chain)
+            signatures = {number: key.sign(settlement.digest(to_bytes(number))) for number in some}
+            tx.receipts.sign_again(key.account, signatures)
+        log.warning("signed %d unsettled receipts again with %s", len(some), key.account)
     return len(receipts)

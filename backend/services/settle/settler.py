@@ -174,8 +174,7 @@ class Settler:
         ledger = self.auditor.follow(self.operator)
         self._adopt(found)
         demand_waivers(self.db, self._convictions.quarantined_in(void))
-        with self.db.begin() as tx:
-            sign_again(tx, self.operator, self.settlement, self.receipt_key)
+        sign_again(self.db, self.operator, self.settlement, self.receipt_key)
         with self.db.read() as tx:
             if reason := pending_retirement(tx, self.operator):
                 return Progress(Step.RETIRING, reason=reason)

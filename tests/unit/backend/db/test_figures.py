@@ -58,6 +58,12 @@ def test_unsettled_receipts_of_retired_keys_are_counted(database: Database) -> N
     with database.begin() as tx:
         take_in(tx, ("OperatorRegistry", "ReceiptKeyRetired", key | {"retiredAt": 1}))
     assert read(database).receipts_to_sign == 1
+    free = replace(signed, receipt=replace(signed.receipt, charge=0))
+    with database.begin() as tx:
+        tx.receipts.add(
+            NewReceipt(receipt_id(free.receipt), OPERATOR, ALICE, free, KEY, some_hash("salt"), None)
+        )
+    assert read(database).receipts_to_sign == 1
     with database.begin() as tx:
         tx.receipts.assign(OPERATOR, 1, [number])
     assert read(database).receipts_to_sign == 0
@@ -92,7 +98,8 @@ def test_receipts_count_until_they_are_in_a_batch_and_their_charges_add_up_exact
     assert read(database).unsettled_units == sum(charges)
 
 
-def test_charges_of_a_channel_without_a_balance_are_unfunded_until_it_has_one(database: Database) -> None:
+def test_charges_above_their_channels_balance_are_unfunded_until_it_covers_them(database: Database) -> None:
+    """Withdrawals leave fractions of the token's unit, and a payer may leave more."""
     market = Market()
     signed = market.serve(market.channels[0])
     channel, charge = {"channelId": signed.receipt.channel_id}, signed.receipt.charge
@@ -105,6 +112,9 @@ def test_charges_of_a_channel_without_a_balance_are_unfunded_until_it_has_one(da
     assert (found.unsettled, found.unsettled_units, found.unfunded_units) == (Pending(0), 0, charge)
     with database.read() as tx:
         assert tx.receipts.backlogs(OPERATOR) == []
+    with database.begin() as tx:
+        take_in(tx, ("PaymentVault", "Deposited", channel | {"amount": charge - 1}))
+    assert read(database).unfunded_units == charge
     with database.begin() as tx:
         take_in(tx, ("PaymentVault", "Deposited", channel | {"amount": 1}))
     found = read(database)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from sqlalchemy import event
 
 from backend.domain.errors import Conflict
 from backend.domain.hashing import receipt_id
@@ -93,3 +95,36 @@ def test_a_receipt_is_in_one_batch_until_that_is_released(database: Database, ma
 def test_unknown_receipts_cannot_be_assigned(sqlite_database: Database, market: Market) -> None:
     with pytest.raises(Conflict), sqlite_database.begin() as tx:
         tx.receipts.assign(market.operator, 1, [receipt_id(market.serve().receipt)])
+
+
+def test_queries_of_unsettled_receipts_read_no_free_ones(sqlite_database: Database, market: Market) -> None:
+    """Free receipts are in no batch for ever."""
+    said: list[tuple[str, Any]] = []
+    with sqlite_database.read() as tx:
+        on = tx.session.connection()
+        event.listen(on, "before_cursor_execute", lambda *call: said.append(call[2:4]))
+        tx.receipts.backlogs(market.operator)
+        tx.receipts.signed_by_others(market.operator, [KEY])
+        tx.figures(market.operator, datetime.now(UTC))
+        tx.receipts.traces(market.operator, 1, 1)
+        queries = [one for one in said if "batch IS NULL" in one[0] or "receipts.batch =" in one[0]]
+        plans = [on.exec_driver_sql(f"EXPLAIN QUERY PLAN {query}", values).all() for query, values in queries]
+    first = [next(row.detail for row in plan if " receipts " in row.detail) for plan in plans]
+    assert first == [
+        *(3 * ["SEARCH receipts USING INDEX ix_receipts_in_no_batch (operator=?)"]),
+        "SEARCH receipts USING INDEX ix_receipts_batch (operator=? AND batch=?)",
+    ]
+
+
+def test_postgresql_finds_unsettled_receipts_by_their_index(
+    postgres_database: Database, market: Market
+) -> None:
+    with postgres_database.begin() as tx:
+        on = tx.session.connection()
+        on.exec_driver_sql("SET LOCAL enable_seqscan = off")
+        said: list[tuple[str, Any]] = []
+        event.listen(on, "before_cursor_execute", lambda *call: said.append(call[2:4]))
+        tx.receipts.backlogs(market.operator)
+        (query, values), *_ = said
+        plan = on.exec_driver_sql(f"EXPLAIN {query}", values).scalars().all()
+    assert any("ix_receipts_in_no_batch" in line for line in plan), plan
