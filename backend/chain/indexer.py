@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from backend.chain.rpc import RpcError
 from backend.domain.errors import DomainError, Unavailable
@@ -24,10 +24,8 @@ if TYPE_CHECKING:
     from backend.chain.client import ChainClient
     from backend.domain.chain import BlockRef, ChainEvent
     from backend.domain.deployment import Deployment
+    from backend.domain.ids import Hash32
     from backend.ports.chain import EventLog
-
-    _Read = tuple[BlockRef, list[ChainEvent]]
-    """The last block of a range, and the range's events."""
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +39,15 @@ their hashes: a node without the block refuses, where it leaves the block out of
 """
 SLOW_SECONDS = 5.0
 POLL_SECONDS = 0.5
+
+
+class _Read(NamedTuple):
+    """What is read of a range of blocks."""
+
+    end: BlockRef
+    events: list[ChainEvent]
+    parent: Hash32 = ZERO_HASH
+    """Hash of the block before the range, as far as its first block names it."""
 
 
 class Indexer:
@@ -141,10 +148,12 @@ class Indexer:
         found = self._try(read, first, last)
         if found is None:
             return last > first
-        end, events = found
+        end, events, parent = found
         # The events are of one fork only if both ends of the range are canonical after reading too.
         again = self._source.block(last)
-        if again is None or again.hash != end.hash or not (cursor is None or self._is_canonical(cursor)):
+        if again is None or again.hash != end.hash:
+            return True
+        if cursor is not None and not (parent in {cursor.hash, ZERO_HASH} and self._is_canonical(cursor)):
             return True
         with self._event_log() as event_log:
             if event_log.locked_cursor() == cursor:  # else another indexer was faster
@@ -157,7 +166,7 @@ class Indexer:
         end = self._block(last)
         events = self._source.events(first, last)
         _check_consistent(events, first, end)
-        return end, events
+        return _Read(end, events)
 
     def _read_newest(self, first: int, last: int) -> _Read:
         """Errors: `RpcError` if the node does not have all of the blocks."""
@@ -173,17 +182,17 @@ class Indexer:
         for block, found in zip(blocks, self._source.block_events(blocks), strict=True):
             _check_consistent(found, block.number, block)
             events += found
-        return blocks[-1], events
+        return _Read(blocks[-1], events, blocks[0].parent_hash)
 
     def _try(self, read: Callable[[int, int], _Read], first: int, last: int) -> _Read | None:
-        """Last block and events of the range; None if the node refuses so many blocks, or a newest one, which
+        """What is read of the range; None if the node refuses so many blocks, or a newest one, which
         it does not have yet: another node behind the same address may have named the head.
 
         A refusal halves the next range, a whole range that succeeds doubles it.
         """
         started = self._clock()
         try:
-            end, events = read(first, last)
+            found = read(first, last)
         except Exception as error:
             num_blocks = last - first + 1
             self._range = max(num_blocks // 2, 1)
@@ -197,7 +206,7 @@ class Indexer:
             log.info("node refuses %d blocks: %s", num_blocks, error)
             return None
         is_slow = self._clock() - started > SLOW_SECONDS
-        if is_slow or len(events) > MANY_EVENTS:
+        if is_slow or len(found.events) > MANY_EVENTS:
             self._range = max(self._range // 2, 1)
         elif last - first + 1 < self._range:
             self._range = min(
@@ -205,7 +214,7 @@ class Indexer:
             )  # at the head: the next range may be one after an outage
         else:
             self._range = min(self._range * 2, MAX_RANGE)
-        return end, events
+        return found
 
     def _rewind(self, cursor: BlockRef) -> None:
         with self._event_log() as event_log:

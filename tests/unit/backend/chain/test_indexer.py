@@ -287,6 +287,26 @@ def test_newest_blocks_that_do_not_follow_each_other_are_not_indexed(memory: Dat
     assert state(memory)[1:] == replayed(chain)
 
 
+def test_a_newest_block_that_does_not_follow_the_last_indexed_one_is_not_indexed(memory: Database) -> None:
+    """The node that names our last block as its own is not the one that has the new block."""
+    chain, other = FakeChain(), FakeChain()
+    chain.mine(6)
+    following, own = indexer(chain, memory), chain.block
+    following.catch_up()
+    before, last = state(memory), chain.head().number
+    other._blocks, other._count = chain._blocks[:-1], 1_000
+    other.mine(2)
+    chain.block = lambda number: own(number) or other.block(number)  # type: ignore[method-assign]
+    chain.head, chain.blocks = other.head, other.blocks  # type: ignore[method-assign]
+    chain.block_events = other.block_events  # type: ignore[method-assign]
+    assert chain.head().number == last + 1
+    assert following.run_once()
+    assert state(memory) == before
+    following = indexer(other, memory)
+    following.catch_up()
+    assert state(memory)[1:] == replayed(other)
+
+
 def test_a_node_that_refuses_a_single_block_is_an_error(memory: Database) -> None:
     chain = FakeChain(most_blocks=0)
     chain.mine(2)
