@@ -135,6 +135,8 @@ class Steps:
             log.warning("the folder of %s is not deleted yet: %s", job_id, error)
 
     def run(self, step: Step, job_id: str) -> None:
+        if self._stopping.is_set():  # Celery takes a last message then; the job is offered again
+            return
         run_sweeps(self._options.sweeps)
         # Publication needs space for a copy alone, and frees the job's folder. A job whose training began
         # here waits for space here, for a limited time.

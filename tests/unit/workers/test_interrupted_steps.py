@@ -338,6 +338,17 @@ def test_a_stopping_worker_gives_its_job_to_the_next(harness: StepsHarness, wait
     assert state(harness, job_id) is JobState.SUCCEEDED
 
 
+def test_a_stopping_worker_begins_no_step(harness: StepsHarness) -> None:
+    """Celery takes one more message after the signal; what it is about is offered again."""
+    job = harness.jobs.job()
+    stopping, other = harness.worker(), harness.worker()
+    stopping.stop()
+    stopping.run(Step.VALIDATE, job.id)
+    assert harness.jobs.training.get(job.id).step is Step.VALIDATE
+    other.run(Step.VALIDATE, job.id)
+    assert harness.jobs.training.get(job.id).step is Step.TRAIN
+
+
 def test_a_worker_that_lost_its_lease_stops_and_leaves_the_job_to_its_successor(
     harness: StepsHarness, waiting: Any
 ) -> None:
