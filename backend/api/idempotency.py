@@ -196,11 +196,17 @@ class _Run:
         return StreamingResponse(copy(), stream.status_code, dict(stream.headers))
 
     async def _end(self, answer: StoredResponse | None) -> None:
+        """Store the response, or release the key. Never fails: what the request did is done, and its error is
+        its own. Without the database the claim stays, so that nothing is done twice.
+        """
         idempotency = self._services.idempotency
-        if answer is None:
-            await run_in_threadpool(idempotency.release, self._keyed, self._claim)
-        else:
-            await run_in_threadpool(idempotency.store, self._keyed, self._claim, answer)
+        try:
+            if answer is None:
+                await run_in_threadpool(idempotency.release, self._keyed, self._claim)
+            else:
+                await run_in_threadpool(idempotency.store, self._keyed, self._claim, answer)
+        except Exception:
+            log.exception("the outcome of a request with an idempotency key is not stored")
 
 
 def _kept(response: Response, body: bytes) -> StoredResponse:

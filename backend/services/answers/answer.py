@@ -53,6 +53,11 @@ class Answer:
         self._on_hang_up: list[Callable[[], None]] = []
 
     @property
+    def has_begun(self) -> bool:
+        """Whether a chunk of any choice has arrived."""
+        return self._started.is_set()
+
+    @property
     def final(self) -> Final:
         if self._final is None:
             raise RuntimeError("the answer has not ended")

@@ -5,6 +5,7 @@ sent.
 from __future__ import annotations
 
 import asyncio
+import logging
 import secrets
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
     from backend.services.channels.admission import Admission
     from backend.services.market.adapter_folders import AdapterFolders
     from backend.services.market.catalogue import Catalogue, Model
+
+log = logging.getLogger(__name__)
 
 FETCHERS = 4
 """Adapters that are fetched concurrently."""
@@ -153,11 +156,20 @@ class Generate:
                 charged = await self._charge(request, transcript, reservation, billed)
                 traces.set_attributes(span, loraledger__receipt_id=charged.id)
         except BaseException:
-            await self._admission.release(reservation)
+            await self._release(reservation)
             raise
         texts = () if request.message.tools is None else transcript.texts
         reasons, cached = transcript.finish_reasons, transcript.cached_prompt_tokens
         return Final(reasons, charged, cached, texts, _charged(transcript.error))
+
+    async def _release(self, reservation: Reservation) -> None:
+        """Never fails: the error for which it is released may leave open whether the answer was charged, and
+        this one's would say that it was not.
+        """
+        try:
+            await self._admission.release(reservation)
+        except Exception:
+            log.exception("the reservation %s stays until it expires", reservation.id)
 
     async def _charge(
         self, request: AnswerRequest, transcript: Transcript, reservation: Reservation, billed: BilledAnswer

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from msgspec.structs import replace
 
-from backend.domain.errors import DomainError, Unavailable
+from backend.domain.errors import DomainError, Overloaded, Unavailable
 from backend.ports.attribution import Probe
 from backend.services.answers.attribution import answer_probe
 
@@ -97,7 +97,8 @@ async def transcribe(
 
     If a choice fails, the others are cancelled and its error is raised. But a choice whose reader has the
     beginning already (`is_streamed`), and which its request or its adapter ends, counts up to there: a schema
-    or an adapter that fails at the end would give free answers.
+    or an adapter that fails at the end would give free answers. So would a choice that the engine refuses
+    for its load while others of the answer have begun: it counts as empty.
     """
     if answer.is_abandoned:
         raise AnswerInterrupted("The client disconnected before the answer began; nothing was charged.")
@@ -150,7 +151,8 @@ async def _choice(
         await _abort(engine, request.request_id)
         raise
     except DomainError as error:
-        if not is_streamed or not _is_caused_by(request, error):
+        is_refused = isinstance(error, Overloaded) and last is None and answer.has_begun
+        if not is_streamed or not (is_refused or _is_caused_by(request, error)):
             raise
         return "".join(texts), last, tuple(token_ids), error
     if last is None or last.finish_reason is None:

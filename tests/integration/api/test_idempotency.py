@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 
+from backend.domain.errors import DiskFull
 from backend.services.accounts.idempotency import Idempotency
 from tests.integration.api.conftest import sign_in
 from tests.support.fakes import some_key
@@ -128,6 +129,21 @@ def test_what_may_have_been_charged_is_not_run_again(
     api.installation.clock.pass_seconds(81)
     assert ask(api, stream=stream).json()["error"]["code"] == "outcome_unknown"
     assert len(api.installation.engine.requests) == 1
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_answer_that_cannot_be_stored_under_its_key_is_returned_and_not_run_again(
+    api: Api, monkeypatch: pytest.MonkeyPatch, stream: bool
+) -> None:
+    """It is charged by then: its client must not read that nothing was changed."""
+
+    def fail(*_: object) -> None:
+        raise DiskFull("There is no room left. Nothing was changed.")
+
+    monkeypatch.setattr(Idempotency, "store", fail)
+    assert ask(api, stream=stream).status_code == 200
+    assert ask(api, stream=stream).status_code == 409
+    assert num_receipts(api) == len(api.installation.engine.requests) == 1
 
 
 def test_a_client_that_leaves_its_stream_finds_it_whole(api: Api) -> None:

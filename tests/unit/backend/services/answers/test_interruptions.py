@@ -50,6 +50,26 @@ async def test_an_engine_that_breaks_costs_nothing(installation: ScriptedInstall
     assert reserved(installation) == 0
 
 
+async def test_a_reservation_that_cannot_be_released_does_not_replace_the_error(
+    installation: ScriptedInstallation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether a charge whose commit was not answered took effect is unknown; the release's error would say
+    that nothing was changed.
+    """
+
+    async def lose(*_: object) -> None:
+        raise ConnectionError("no answer to COMMIT")
+
+    async def fail(_: object) -> None:
+        raise Unavailable("The database is away. Nothing was changed.")
+
+    monkeypatch.setattr(installation.admitting, "charge", lose)
+    monkeypatch.setattr(installation.admitting, "release", fail)
+    answer = await installation.generate.start(request(installation, installation.version))
+    with pytest.raises(ConnectionError):
+        await text_of(answer)
+
+
 async def test_closing_charges_what_runs(installation: ScriptedInstallation) -> None:
     installation.engine.waits_after = 3
     await installation.generate.start(request(installation, installation.version))

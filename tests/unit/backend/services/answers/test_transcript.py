@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import pytest
 from msgspec.structs import replace
 
-from backend.domain.errors import InvalidInput, Unavailable
+from backend.domain.errors import InvalidInput, Overloaded, Unavailable
 from backend.ports.attribution import Probe
 from backend.services.answers.answer import Answer
 from backend.services.answers.transcript import AnswerInterrupted, Transcript, transcribe
@@ -73,6 +73,42 @@ async def test_a_choice_that_never_began_costs_nothing_and_frees_no_other() -> N
     assert (found.prompt_tokens, found.completion_tokens) == (2, 4)
     assert found.finish_reasons == ("stop", "length")
     assert isinstance(found.error, InvalidInput)
+
+
+class RefusingEngine(ScriptedEngine):
+    """Refuses the second choice for its load: before the first one has begun, or after."""
+
+    def __init__(self, *, at_once: bool) -> None:
+        super().__init__()
+        self.at_once = at_once
+        self.has_begun = asyncio.Event()
+
+    async def generate(self, request: Generate) -> AsyncIterator[Chunk]:
+        if request.request_id == "chat-1":
+            if not self.at_once:
+                await self.has_begun.wait()
+            raise Overloaded("the queue is full")
+        if self.at_once:
+            await asyncio.Event().wait()
+        async for chunk in super().generate(request):
+            yield chunk
+            self.has_begun.set()
+
+
+async def test_a_streamed_choice_that_is_refused_for_load_frees_no_other() -> None:
+    """A payer could have its own waiting choices refused, by requests of another account of its own."""
+    found = await run(RefusingEngine(at_once=False), messages(2), Answer("a"), is_streamed=True)
+    assert found.texts == ("Hello there, world.", "")
+    assert (found.completion_tokens, found.finish_reasons) == (4, ("stop", "length"))
+    assert isinstance(found.error, Overloaded)
+
+
+@pytest.mark.parametrize(("at_once", "is_streamed"), [(True, True), (False, False)])
+async def test_an_answer_that_is_refused_before_its_reader_got_any_of_it_fails(
+    *, at_once: bool, is_streamed: bool
+) -> None:
+    with pytest.raises(Overloaded):
+        await run(RefusingEngine(at_once=at_once), messages(2), Answer("a"), is_streamed=is_streamed)
 
 
 class FailingEngine(ScriptedEngine):
