@@ -107,7 +107,8 @@ class Channels:
     def add_voucher(self, payer: Account, signed: SignedVoucher) -> ChannelView:
         """Store a voucher signed by the payer or by one of the payer's usable session keys.
 
-        It may waive quarantined receipts: until then no later receipt of the channel can be settled.
+        It may waive quarantined receipts: until then no later receipt of the channel can be settled. It
+        waives at least what the signer's last one waives, after which answers that this one authorised come.
         """
         voucher = signed.voucher
         channel = self._counterparty.channel(payer)
@@ -123,6 +124,14 @@ class Channels:
                 raise Forbidden(f"{signer} may not sign vouchers of this channel.", param="signature")
             _check_waiver(tx, channel, voucher.waived_until, quarantined)
             for known in (v.signed.voucher for v in tx.channels.vouchers(channel) if v.signer == signer):
+                if known.waived_until > voucher.waived_until and known.waived_until > _settled(tx, channel):
+                    raise Conflict(
+                        f"The last voucher of {signer} waives answers up to "
+                        f"{in_dollars(known.waived_until)}; until that is finally settled, later ones have "
+                        "to waive them too.",
+                        param="waived_until",
+                        details={"waivable": AMOUNT.render(known.waived_until)},
+                    )
                 if _order(known) >= _order(voucher):
                     raise Conflict(
                         f"A voucher up to {in_dollars(known.max_cumulative)} is already stored.",
@@ -171,9 +180,7 @@ def _check_waiver(
     """
     if not waived_until:
         return
-    known = tx.chain.channel(channel)
-    # What a batch that is not final has collected may be refunded, and collected again.
-    settled = min(tx.chain.settled(channel), known.collected if known else 0)
+    settled = _settled(tx, channel)
     waivable = _waivable(tx, channel, settled, quarantined)
     if waived_until <= settled or waived_until in waivable:
         return
@@ -188,6 +195,14 @@ def _check_waiver(
             "waivable": AMOUNT.render(max(waivable, default=settled)),
         },
     )
+
+
+def _settled(tx: UnitOfWork, channel: ChannelId) -> int:
+    """Cumulative up to which the channel is finally settled: what a batch that is not final has collected may
+    be refunded, and collected again.
+    """
+    known = tx.chain.channel(channel)
+    return min(tx.chain.settled(channel), known.collected if known else 0)
 
 
 def _waivable(

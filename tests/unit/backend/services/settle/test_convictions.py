@@ -78,8 +78,16 @@ def test_a_payer_who_signs_vouchers_can_waive_what_was_convicted_and_nothing_els
         channels.add_voucher(payer, harness.signed_voucher(channel, third, waived_until=second + 1))
     assert refused.value.details == {"settled": AMOUNT.render(first), "waivable": AMOUNT.render(second)}
     channels.add_voucher(payer, waiver)
+    with pytest.raises(Conflict, match="have to waive them too") as refused:
+        channels.add_voucher(payer, harness.signed_voucher(channel, third + 1, waived_until=0))
+    assert refused.value.details == {"waivable": AMOUNT.render(second)}
+    channels.add_voucher(payer, harness.signed_voucher(channel, third + 1, waived_until=second))
     settle(harness)
     assert settled(harness)[-1] == receipts[2]
+    harness.chain.time += 60
+    harness.settler().finalise()
+    harness.mine()
+    channels.add_voucher(payer, harness.signed_voucher(channel, third + 2, waived_until=0))
 
 
 def test_a_waiver_ends_where_a_convicted_answer_ends(harness: SettlementHarness) -> None:
