@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from backend.client.api import ApiClient
 
 SESSION_SECONDS = 24 * 3600
+MAX_SESSION_SECONDS = 366 * SESSION_SECONDS
+"""A session key that the market says it holds for longer is not granted again: the pages offer a year."""
 CHANNEL_AMOUNTS = (
     *("balance", "thawing", "available"),
     *("collected", "charged", "reserved", "cap", "signed", "waived_until"),
@@ -66,6 +68,8 @@ class Channel:
     available: int
     held_cap: int
     """Highest cap of the session keys that the market holds and that are neither expired nor revoked."""
+    held_expiry: int
+    """Their latest expiry, unix seconds. The vault lowers neither."""
     collectable_cap: int
     """Highest cap of the session keys that the market holds and whose vouchers may still be collected."""
 
@@ -96,13 +100,14 @@ def own_channel(client: ApiClient) -> Channel:
         )
     now = time.time()
     held = [(AMOUNT.read(one["cap"]), one) for one in stated["sessions"] if one["is_custodial"]]
-    valid = (cap for cap, one in held if not one["is_revoked"] and one["expiry"] > now)
+    valid = [(cap, int(one["expiry"])) for cap, one in held if not one["is_revoked"] and one["expiry"] > now]
     collectable = (cap for cap, one in held if collectable_until(one) > now)
     return Channel(
         id=computed,
         operator=operator,
         collector=collector,
-        held_cap=max(valid, default=0),
+        held_cap=max((cap for cap, _ in valid), default=0),
+        held_expiry=max((expiry for _, expiry in valid), default=0),
         collectable_cap=max(collectable, default=0),
         **{name: AMOUNT.read(stated[name]) for name in CHANNEL_AMOUNTS},
     )
@@ -119,7 +124,8 @@ def collectable_until(session: Mapping[str, Any]) -> int:
 
 def deposit(client: ApiClient, units: int, *, with_session: bool = True) -> ChannelId:
     """Deposit token units without gas: the wallet signs, the operator sends. `with_session`: the market gets
-    a session key for a day and for what the channel then holds. Returns the channel's id once the deposit is
+    a session key for a day and for what the channel then holds, or for longer and for more if the one that it
+    holds has been granted that. Returns the channel's id once the deposit is
     confirmed.
 
     Errors: `Conflict` if the payment token takes no deposits by signature.
@@ -129,7 +135,8 @@ def deposit(client: ApiClient, units: int, *, with_session: bool = True) -> Chan
     cap = expiry = 0
     if with_session:
         cap = max(channel.funded + units * UNIT, channel.held_cap)
-        expiry = int(time.time()) + SESSION_SECONDS
+        now = int(time.time())
+        expiry = max(now + SESSION_SECONDS, min(channel.held_expiry, now + MAX_SESSION_SECONDS))
         body["session"] = {"expiry": expiry, "cap": AMOUNT.render(cap)}
     prepared = client.post("/v1/deposits/prepare", body)
     with reading_answer(UNSIGNED):

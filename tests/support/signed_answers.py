@@ -36,10 +36,13 @@ def vault_data(declaration: str, message: dict[str, Any], contract: str = "Payme
     return build_typed_data(TypedDomain(CHAIN, ADDRESSES[contract]).fields, declaration, message)
 
 
-def deposit_answer(key: Account | None = None, cap: int = UNITS * 10**6) -> dict[str, Any]:
+def deposit_answer(
+    key: Account | None = None, cap: int = UNITS * 10**6, expiry: int | None = None
+) -> dict[str, Any]:
     """With a session key; a `cap` of 0 grants none."""
     key = key or (some_account("session") if cap else ZERO_ACCOUNT)
-    expiry = int(time.time()) + payments.SESSION_SECONDS if cap else 0
+    if expiry is None:
+        expiry = int(time.time()) + payments.SESSION_SECONDS if cap else 0
     salt, until = some_hash("salt"), int(time.time()) + 3600
     message = {
         "from": KEY.account,

@@ -187,6 +187,26 @@ def test_a_session_key_of_the_market_is_collectable_for_a_thaw_after_its_end(
     stated["data"][0]["sessions"] = [valid | {"cap": AMOUNT.render(5)} | changes]
     channel = payments.own_channel(Market({"/v1/channels": stated}))  # type: ignore[arg-type]
     assert (channel.held_cap, channel.collectable_cap) == (5 * is_valid, 5 * is_collectable)
+    assert channel.held_expiry == (valid["expiry"] if is_valid else 0)
+
+
+@pytest.mark.parametrize(("days", "is_granted"), [(7, True), (365, True), (400, False)])
+def test_a_session_key_that_is_held_for_longer_is_granted_as_long_again(
+    days: int, *, is_granted: bool
+) -> None:
+    """The vault never lowers an expiry. But the market alone says how long it holds a key."""
+    expiry = int(time.time()) + days * 24 * 3600
+    stated = stated_channel()
+    held = {"expiry": expiry, "cap": AMOUNT.render(0), "is_custodial": True, "is_revoked": False}
+    stated["data"][0]["sessions"] = [held | {"revoked_at": None}]
+    market = Market({"/v1/channels": stated, DEPOSIT: deposit_answer(expiry=expiry)})
+    if is_granted:
+        payments.deposit(market, UNITS)  # type: ignore[arg-type]
+        assert market.posted[0][1]["session"]["expiry"] == expiry
+    else:
+        with pytest.raises(SignatureRefused, match="another deposit or session"):
+            payments.deposit(market, UNITS)  # type: ignore[arg-type]
+    assert market.has_signed() == is_granted
 
 
 def test_a_signature_that_is_valid_for_longer_than_a_day_is_refused() -> None:
