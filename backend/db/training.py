@@ -103,6 +103,12 @@ class TrainingStore:
                 found.setdefault(job.result.adapter_digest, []).append(job)
         return found
 
+    def folders_of(self, adapter: Hash32) -> set[Cid]:
+        """Folders in which jobs have stored the adapter, each with its own card."""
+        row = TrainingJobRow
+        query = select(row.cid).where(row.adapter_digest == adapter, row.cid.is_not(None))
+        return {Cid(cid) for cid in self._session.scalars(query) if cid is not None}
+
     def registrations(self) -> list[tuple[str, Cid, VersionId, Hash32]]:
         """Published jobs without a version, each with the versions of its creator that have its weights: job,
         its folder, version, digest of that version's folder. Earlier versions come first.

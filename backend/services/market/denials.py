@@ -134,12 +134,14 @@ class Denials:
         return True
 
     def _delete_stored(self, adapter: Hash32, reason: Reason) -> tuple[tuple[Cid, ...], tuple[Cid, ...]]:
-        """Deny the adapter's folders and delete them from the store. Returns them, cached ones included, and
-        the stored folders that are registered under its digest and are not it.
+        """Deny the adapter's folders and delete them from the store, those of jobs that are not registered
+        too. Returns them, cached ones included, and the stored folders that are registered under its digest
+        and are not it.
         """
         with self._db.read() as tx:
             versions = tx.chain.versions(adapter_digest=adapter)
-        named = sorted({cid_of(version.record.cid_digest) for version in versions})
+            of_jobs = tx.training.folders_of(adapter)
+        named = sorted({cid_of(version.record.cid_digest) for version in versions} | of_jobs)
         contents = tuple(cid for cid in named if self._has_weights(cid, adapter))
         others = tuple(cid for cid in named if cid not in contents and self._blobs.has(cid))
         with self._db.begin() as tx:

@@ -21,6 +21,7 @@ from backend.domain.money import PPM
 from backend.domain.receipt import VersionRecord, check_name
 from backend.domain.screening import CopiedVersion
 from backend.domain.training import JobState
+from backend.services.market.denials import check_adapter
 from backend.services.train.parents import snapshots_of
 from backend.services.train.transitions import utc_now
 
@@ -153,7 +154,9 @@ class Publication:
             self._store.forget(cid)
 
     def record(self, job: TrainingJob, listing: Listing, *, accepts_worse: bool = False) -> VersionRecord:
-        """Errors: `NotPublished`; `NoBetterThanBase` unless `accepts_worse`."""
+        """Errors: `NotPublished`; `NoBetterThanBase` unless `accepts_worse`; `ModelDenied` or `ModelWithheld`
+        if the adapter was denied since.
+        """
         if job.state is JobState.SUCCEEDED and (job.cid is None or self._is_due(job)):
             raise NotPublished(
                 f"{job.id} was not registered within {REGISTRABLE_FOR.days} days of its publication, and its "
@@ -169,6 +172,7 @@ class Publication:
                 details=dict(job.result.metrics),
             )
         with self._db.begin() as tx:
+            check_adapter(tx, job.result.adapter_digest, "job_id")
             snapshots = snapshots_of(tx, job)
         return VersionRecord(
             creator=job.creator,

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from backend.domain.adapter_files import CONFIG_FILE, WEIGHTS_FILE
+from backend.domain.adapter_files import CARD_FILE, CONFIG_FILE, WEIGHTS_FILE
 from backend.domain.batch_data import FILE_NAME
 from backend.domain.content import Codec, ContentMissing, DecodedCid, cid_digest, cid_of, decode_cid
 from backend.domain.denials import (
@@ -19,6 +19,7 @@ from backend.domain.denials import (
 )
 from backend.domain.errors import InvalidInput, NotFound
 from backend.domain.ids import Cid, DatanetId, SnapshotId
+from backend.domain.training import JobState, Lease, TrainingConfig, TrainingJob, TrainingResult
 from backend.services.channels.admission import Payer
 from backend.services.market.catalogue import ModelNotFound
 from tests.support.market import some_account, some_hash
@@ -153,6 +154,34 @@ def test_a_takedown_leaves_nothing_of_the_adapter_and_all_of_its_neighbours(
     installation.denials.check_content(neighbour)
     with pytest.raises(ModelWithheld):
         installation.catalogue.resolve(hosted.adapter_digest)
+
+
+def test_a_takedown_deletes_the_same_weights_of_jobs_that_are_not_registered(
+    installation: ScriptedInstallation,
+) -> None:
+    """Each import of an adapter has a card of its own, and so another folder."""
+    hosted = installation.host_adapter("hosted", b"weights")
+    again = installation.blobs.add_folder(
+        {CONFIG_FILE: b"{}", WEIGHTS_FILE: b"weights", CARD_FILE: b"another"}
+    )
+    job = TrainingJob(
+        id="again",
+        creator=some_account("another creator"),
+        snapshot_id=hosted.snapshots[0],
+        config=TrainingConfig(),
+        state=JobState.SUCCEEDED,
+        created_at=installation.clock(),
+        lease=Lease(None, installation.clock()),
+        result=TrainingResult(hosted.adapter_digest, hosted.base_model, {}),
+        cid=again,
+    )
+    with installation.begin() as tx:
+        tx.training.add(job)
+    taken = installation.denials.take_down(hosted, Reason.LEGAL)
+    assert set(taken.contents) == {cid_of(hosted.cid_digest), again}
+    assert not installation.blobs.has(again)
+    with pytest.raises(ContentWithheld):
+        installation.denials.check_content(again)
 
 
 def test_a_takedown_leaves_what_others_register_under_the_adapters_digest(

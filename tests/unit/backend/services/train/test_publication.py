@@ -11,7 +11,7 @@ import pytest
 from backend.db.tables.chain import CheckpointRow, VersionRow
 from backend.domain.adapter_files import MAX_BYTES
 from backend.domain.content import ContentCorrupt, cid_digest
-from backend.domain.denials import Denial, Denied, Reason, Subject
+from backend.domain.denials import Denial, Denied, ModelWithheld, Reason, Subject
 from backend.domain.errors import Forbidden, InvalidInput, NotFound
 from backend.domain.hashing import version_id
 from backend.domain.ids import Account, Hash32
@@ -466,3 +466,12 @@ def test_a_listing_out_of_range_is_refused_by_name(param: str, value: Any) -> No
     with pytest.raises(InvalidInput) as refusal:
         Listing(**{**terms, param: value})
     assert refusal.value.param == param
+
+
+def test_a_denied_adapter_is_not_registered(harness: PublicationHarness) -> None:
+    job = harness.publish()
+    denied = Denial(Subject(Denied.ADAPTER, RESULT.adapter_digest), Reason.LEGAL, harness.jobs.now)
+    with harness.jobs.database.begin() as tx:
+        tx.denials.put(denied)
+    with pytest.raises(ModelWithheld, match="legal"):
+        harness.publication.prepare(job.id, CREATOR, LISTING)
