@@ -53,7 +53,7 @@ def measure_forgery(
     published = read_published(adapter)
     config = published.config
     rows = read_examples(job / ROWS_FILE, base.tokenizer, config.max_length, emit, config.loss_on)
-    train, _ = hold_out(rows, config.eval_fraction, config.seed)
+    train = hold_out(rows, config.eval_fraction, config.seed).train
     answers = [answer.example for answer in published.answers]
     file = job / "other.jsonl"
     write_rows(other, file)

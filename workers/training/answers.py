@@ -61,11 +61,14 @@ class Answer:
         return Example(-1, "", prompt + answer, (IGNORED,) * len(prompt) + answer)
 
 
-def plan_prompts(rows: Sequence[Example], held_out: Sequence[Example]) -> list[Prompt]:
-    """Prompts of the held-out rows, which were not trained on, then of the trained `rows`, in the order of
-    their hashes, and again from the start until there are enough.
+def plan_prompts(rows: Sequence[Example], untrained: Sequence[Example]) -> list[Prompt]:
+    """Prompts of the rows that were not trained on, held out or unused, then of the trained `rows`, in the
+    order of their hashes, and again from the start until there are enough.
+
+    `workers.training.split` takes the same part of each contribution, so that none has more of the prompts
+    than of the rows.
     """
-    parts = [sorted({_prompt(row) for row in part}, key=_draw) for part in (held_out, rows)]
+    parts = [sorted({_prompt(row) for row in part}, key=_draw) for part in (untrained, rows)]
     distinct = list(dict.fromkeys(prompt for part in parts for prompt in part))
     count = min(MAX_ANSWERS, ANSWERS_PER_ROW * len(rows))
     places = [number % len(distinct) for number in range(count)]

@@ -63,8 +63,7 @@ class Card:
             f"Trained on {m['num_train_rows']} rows, whose contributors its answers pay. On held-out rows",
             f"its loss is {m['eval_loss_adapter']:.2f}; the base model's is {m['eval_loss_base']:.2f}.",
             "",
-            f"Evaluated on {m['num_eval_rows']} held-out rows, whose source objects are in no training row"
-            + ("," if self.spec.config.parent is None else " (but may be in those of its parent),"),
+            f"Evaluated on {m['num_eval_rows']} held-out rows, {self._shared_rows()},",
             "and on a fixed set of general questions, where a loss above the base model's shows forgetting.",
             "Losses are means in nats per answer token.",
             "",
@@ -76,6 +75,11 @@ class Card:
             ),
             "",
         ]
+
+    def _shared_rows(self) -> str:
+        number = self.metrics["num_shared_eval_rows"] or "none"
+        parents = "" if self.spec.config.parent is None else ", apart from those of its parent"
+        return f"{number} of which share a source or a question with a training row{parents}"
 
     def _made_from(self) -> list[str]:
         m = self.metrics

@@ -37,7 +37,7 @@ from workers.training.inspection import as_json, inspect_adapter
 from workers.training.memory import OutOfMemory, memory_limit
 from workers.training.rows import UnusableRows, general_examples, read_examples
 from workers.training.spec import CHECKPOINTS, ROWS_FILE, adapter_draft, write_result
-from workers.training.split import hold_out
+from workers.training.split import SPLIT, Split, hold_out, num_shared
 from workers.training.warm_start import ParentMismatch, load_parent
 
 if TYPE_CHECKING:
@@ -69,11 +69,11 @@ def run_job(spec: TrainingSpec, folder: Path, emit: Emit) -> None:
     if spec.parent_base not in {"", "0x" + base.digest}:
         message = f"the parent's base model is {spec.parent_base}, this worker's is 0x{base.digest}"
         raise ParentMismatch(message, param="parent")
-    train, held_out = _split(spec, folder / ROWS_FILE, base, emit)
+    split = _split(spec, folder / ROWS_FILE, base, emit)
     draft = adapter_draft(folder)
-    metrics = _train(spec, base, train, held_out, folder / CHECKPOINTS, draft, emit)
+    metrics = _train(spec, base, split, folder / CHECKPOINTS, draft, emit)
     adapter = AdapterRef(adapter_digest(draft), str(draft))
-    metrics |= _write_index(spec, base, adapter, train, held_out, emit)
+    metrics |= _write_index(spec, base, adapter, split, emit)
     inspection = inspect_adapter(base.folder, draft)
     card = Card(spec, model_name(base.folder), base.digest, metrics, inspection.statistics, _environment())
     train_seconds = round(time.monotonic() - started, 1)
@@ -81,19 +81,15 @@ def run_job(spec: TrainingSpec, folder: Path, emit: Emit) -> None:
 
 
 def _write_index(
-    spec: TrainingSpec,
-    base: Base,
-    adapter: AdapterRef,
-    train: Sequence[Example],
-    held_out: Sequence[Example],
-    emit: Emit,
+    spec: TrainingSpec, base: Base, adapter: AdapterRef, split: Split, emit: Emit
 ) -> Mapping[str, float]:
     """Write the index, and the answers that its maps are fitted on, to the adapter's folder. Returns the
     index's evidence.
     """
     try:
-        answers = _sample(spec, base, adapter, plan_prompts(train, held_out), emit)
-        parts = spec.config, train, answers, spec.num_threads, emit
+        prompts = plan_prompts(split.train, [*split.held_out, *split.unused])
+        answers = _sample(spec, base, adapter, prompts, emit)
+        parts = spec.config, split.train, answers, spec.num_threads, emit
         index = compute_index(base, adapter, *parts, spec.arithmetic)
     except InferenceError as error:
         raise AdapterRefused(
@@ -116,8 +112,7 @@ def _environment() -> dict[str, str]:
     return {**versions(), "dtype": str(compute_dtype()).removeprefix("torch.")}
 
 
-def _split(spec: TrainingSpec, rows: Path, base: Base, emit: Emit) -> tuple[list[Example], list[Example]]:
-    """(train, held out)."""
+def _split(spec: TrainingSpec, rows: Path, base: Base, emit: Emit) -> Split:
     config = spec.config
     examples = read_examples(rows, base.tokenizer, config.max_length, emit, config.loss_on)
     if not examples:
@@ -151,8 +146,7 @@ def _check_index_fits(train: Sequence[Example], model: Any) -> None:
 def _train(
     spec: TrainingSpec,
     base: Base,
-    train: Sequence[Example],
-    held_out: Sequence[Example],
+    split: Split,
     checkpoints: Path,
     adapter: Path,
     emit: Emit,
@@ -161,7 +155,8 @@ def _train(
     freed on return.
     """
     config = spec.config
-    stopping_rows, held_out = _split_stopping_rows(held_out, config)
+    train = split.train
+    stopping_rows, held_out = _split_stopping_rows(split.held_out, config)
     model = lora_model(base.folder, config)
     _check_index_fits(train, model)
     general = general_examples(base.tokenizer)
@@ -171,6 +166,7 @@ def _train(
     if config.parent is not None:
         load_parent(model, Path(spec.parent_folder), config)
         _report_loss("parent", mean_loss(model, held_out, emit), emit)
+    _discard_other_splits(checkpoints)
     summary = fit(model, train, config, checkpoints, emit, stopping_rows)
     _round_to_bf16(model)
     adapter_loss = _report_loss("adapter", mean_loss(model, held_out, emit), emit)
@@ -186,9 +182,22 @@ def _train(
         "general_loss_adapter": general_adapter,
         "num_train_rows": len(train),
         "num_eval_rows": len(held_out),
+        "num_shared_eval_rows": num_shared(train, held_out),
+        "num_unused_rows": len(split.unused),
         "num_charged_tokens": max(summary.num_tokens, sum(len(row.token_ids) for row in train)),
         **asdict(summary),
     }
+
+
+def _discard_other_splits(checkpoints: Path) -> None:
+    """Remove the checkpoints of a release that divided the rows otherwise: it trained some that are held out
+    now.
+    """
+    rule = checkpoints / "split"
+    if checkpoints.exists() and not (rule.exists() and rule.read_text() == SPLIT):
+        shutil.rmtree(checkpoints)
+    checkpoints.mkdir(parents=True, exist_ok=True)
+    rule.write_text(SPLIT)
 
 
 def _split_stopping_rows(
@@ -199,12 +208,13 @@ def _split_stopping_rows(
         return (), held_out
     try:
         # Another seed: by that of the first draw the same contributions would give up their rows again.
-        stopping, evaluated = hold_out(held_out, 0.5, f"{config.seed}:stopping")
+        train, evaluated, unused = hold_out(held_out, 0.5, f"{config.seed}:stopping")
     except UnusableRows as error:
         text = (
             "early_stopping splits the held-out rows by source, but they have only one: raise eval_fraction"
         )
         raise UnusableRows(text, param="early_stopping") from error
+    stopping = [*train, *unused]
     if len(stopping) > MAX_STOPPING_ROWS:
         stopping = random.Random(f"{config.seed}:stopping").sample(stopping, MAX_STOPPING_ROWS)  # noqa: S311
     return stopping, evaluated

@@ -4,31 +4,36 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter, defaultdict
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
-from workers.training.rows import UnusableRows
+from workers.training.rows import Example, UnusableRows
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
-    from workers.training.rows import Example
-
-SPLIT = "by-contribution"
+SPLIT = "equal-parts"
 """Names the rule of `hold_out` in an attribution index."""
 
 Group: TypeAlias = tuple[int, str]
 """A contribution, and rows of it that share a source or a question."""
 
 
-def hold_out(
-    examples: Sequence[Example], fraction: float, seed: int | str
-) -> tuple[list[Example], list[Example]]:
-    """(train, held out). Each contribution gives up `fraction` of its rows, so that no contributor decides
-    which rows of others are trained, and paid. Its rows that share a source or a question are never split.
+class Split(NamedTuple):
+    """Rows that are trained, rows that evaluate the adapter, and rows that do neither."""
 
-    Rows with a source or a question of another contribution are trained: held out, they would measure what
-    the model has seen. They are drawn only if no others can be. The choice depends on the seed, the numbers
-    of the contributions and the names of their own groups only.
+    train: list[Example]
+    held_out: list[Example]
+    unused: list[Example]
+
+
+def hold_out(examples: Sequence[Example], fraction: float, seed: int | str) -> Split:
+    """Of each contribution the same `fraction` of its rows is not trained, so that no contributor's choice of
+    words decides how many rows of it or of another are trained, and paid.
+
+    They are held out as far as they are whole groups, which share a source or a question with no other row;
+    for the rest of its part a contribution gives up rows of any group, which are unused: held out, they would
+    measure what the model has seen. They are held out only if no group could be. The choice depends on the
+    seed, the numbers of the contributions and their own rows only.
 
     Errors: `UnusableRows` if all rows belong together.
     """
@@ -38,14 +43,22 @@ def hold_out(
         raise UnusableRows(
             "all rows share a source object or a question: none can be held out to evaluate the adapter"
         )
-    unlinked = sizes.keys() - _linked(examples, group_of)
-    drawn = _draw(sizes, unlinked, fraction, seed) or _draw(sizes, sizes, fraction, seed)
-    held_out = drawn or {min(unlinked or sizes, key=lambda group: (sizes[group], _hash(seed, group)))}
+    room = _parts(Counter(example.contribution for example in examples), fraction, seed)
+    unlinked = {group: sizes[group] for group in sizes.keys() - _linked(examples, group_of)}
+    drawn = _draw_groups(unlinked, room, seed)
     pairs = list(zip(examples, group_of, strict=True))
-    return (
-        [example for example, group in pairs if group not in held_out],
-        [example for example, group in pairs if group in held_out],
-    )
+    held_out = [example for example, group in pairs if group in drawn]
+    rest = [example for example, group in pairs if group not in drawn]
+    given_up = _draw_rows(rest, room, seed)
+    train = [example for place, example in enumerate(rest) if place not in given_up]
+    others = [example for place, example in enumerate(rest) if place in given_up]
+    return Split(train, held_out, others) if held_out else Split(train, others, [])
+
+
+def num_shared(train: Sequence[Example], held_out: Sequence[Example]) -> int:
+    """Held-out rows that have the source or the question of a trained one."""
+    known = {name for row in train for name in _names(row)}
+    return sum(any(name in known for name in _names(row)) for row in held_out)
 
 
 def merge_groups(examples: Sequence[Example]) -> dict[str, str]:
@@ -92,19 +105,36 @@ def _names(example: Example) -> Iterator[tuple[str, str]]:
         yield "question", example.question
 
 
-def _draw(
-    sizes: Mapping[Group, int], candidates: Collection[Group], fraction: float, seed: int | str
-) -> set[Group]:
-    """Candidates by chance: of each contribution those that fit into its part, and never all groups."""
-    totals: Counter[int] = Counter()
-    for (contribution, _), size in sizes.items():
-        totals[contribution] += size
-    room = {number: int(fraction * total + _unit(seed, number)) for number, total in totals.items()}
-    drawn: set[Group] = set()
-    for group in sorted(candidates, key=lambda group: _hash(seed, group)):
-        if sizes[group] <= room[group[0]] and len(drawn) < len(sizes) - 1:
+def _parts(totals: Mapping[int, int], fraction: float, seed: int | str) -> dict[int, int]:
+    """How many rows each contribution gives up: one at least and not all, of all contributions together."""
+    exact = {number: fraction * total + _unit(seed, number) for number, total in totals.items()}
+    parts = {number: int(part) for number, part in exact.items()}
+    if not any(parts.values()):
+        parts[max(exact, key=lambda number: (totals[number] > 1, exact[number]))] = 1
+    elif sum(parts.values()) == sum(totals.values()):
+        parts[min(exact, key=lambda number: exact[number])] -= 1
+    return parts
+
+
+def _draw_groups(sizes: Mapping[Group, int], room: dict[int, int], seed: int | str) -> set[Group]:
+    """Groups by chance, as far as they fit into the `room` of their contributions, which they take."""
+    drawn = set[Group]()
+    for group in sorted(sizes, key=lambda group: _hash(seed, *group)):
+        if sizes[group] <= room[group[0]]:
             room[group[0]] -= sizes[group]
             drawn.add(group)
+    return drawn
+
+
+def _draw_rows(rows: Sequence[Example], room: Mapping[int, int], seed: int | str) -> set[int]:
+    """Places of as many rows of each contribution as it has `room` for."""
+    places: dict[int, list[int]] = defaultdict(list)
+    for place, row in enumerate(rows):
+        if room[row.contribution]:
+            places[row.contribution].append(place)
+    drawn = set[int]()
+    for number, of_one in places.items():
+        drawn.update(sorted(of_one, key=lambda place: _hash_row(seed, rows[place]))[: room[number]])
     return drawn
 
 
@@ -114,5 +144,10 @@ def _unit(seed: int | str, contribution: int) -> float:
     return int.from_bytes(digest[:6], "big") / (1 << 48)
 
 
-def _hash(seed: int | str, group: Group) -> bytes:
-    return hashlib.sha256(f"{seed}:{group[0]}:{group[1]}".encode()).digest()
+def _hash(seed: int | str, contribution: int, name: str) -> bytes:
+    return hashlib.sha256(f"{seed}:{contribution}:{name}".encode()).digest()
+
+
+def _hash_row(seed: int | str, row: Example) -> bytes:
+    """Equal rows of a contribution have equal hashes, so that their order does not matter."""
+    return _hash(seed, row.contribution, repr((row.group, row.question, row.token_ids, row.labels)))

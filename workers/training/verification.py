@@ -90,17 +90,18 @@ def recompute_index(spec: VerificationSpec, folder: Path, emit: Emit) -> dict[st
         return asdict(Recomputed((), unchecked=NOT_STATED))
     base = open_base(spec.base_folder, spec.model_cache)
     train: list[Example] = []
-    held_out: list[Example] = []
+    untrained: list[Example] = []
     if spec.has_rows:
         config = published.config
         examples = read_examples(folder / ROWS_FILE, base.tokenizer, config.max_length, emit, config.loss_on)
-        train, held_out = hold_out(examples, config.eval_fraction, config.seed)
+        train, held_out, unused = hold_out(examples, config.eval_fraction, config.seed)
+        untrained = [*held_out, *unused]
     rows, vectors, answers, draws = _measure(base, spec, published, train, emit)
     found = Recomputed((), draws=draws)
     parts = {} if vectors is None else _directions(rows, vectors, train)
     if train:
         differing = _differing_rows(published.index, parts)
-        unplanned = _num_unplanned(published.answers, plan_prompts(train, held_out))
+        unplanned = _num_unplanned(published.answers, plan_prompts(train, untrained))
         found = replace(found, rows=differing, num_unplanned=unplanned)
     is_comparable = train and not found.rows
     fitted = _fit_maps(published, answers, parts["error"] if is_comparable else published.index.error)

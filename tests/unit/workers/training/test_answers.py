@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -20,6 +21,7 @@ from workers.training.answers import (
     serialise_answers,
 )
 from workers.training.rows import IGNORED, Example
+from workers.training.split import hold_out
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -50,6 +52,18 @@ def test_held_out_rows_are_asked_first_and_the_order_of_rows_does_not_matter() -
     prompts = plan_prompts(rows, held_out)
     assert {prompt.token_ids for prompt in prompts[:20]} == {each.token_ids[:10] for each in held_out}
     assert plan_prompts(rows[::-1], held_out[::-1]) == prompts
+
+
+def test_no_contribution_has_more_of_the_prompts_than_of_the_rows() -> None:
+    """Also if one repeats the questions of all others, so that only its own rows are held out."""
+    honest = [replace(row(n), contribution=n % 4, question=f"{n}") for n in range(2_000)]
+    bridges = [replace(row(10_000 + n), contribution=4, question=f"{n}") for n in range(2_000)]
+    own = [replace(row(20_000 + n), contribution=4) for n in range(1_000)]
+    split = hold_out([*honest, *bridges, *own], 0.1, seed=0)
+    assert {each.contribution for each in split.held_out} == {4}
+    asked = {prompt.token_ids[0] for prompt in plan_prompts(split.train, [*split.held_out, *split.unused])}
+    assert len(asked) == MAX_ANSWERS
+    assert sum(number < 2_000 for number in asked) == pytest.approx(0.4 * MAX_ANSWERS, rel=0.2)
 
 
 def test_plain_text_is_continued_from_its_first_words() -> None:

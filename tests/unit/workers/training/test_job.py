@@ -20,7 +20,7 @@ from tests.unit.workers.training.support import NUM_STEPS, contents, ignore
 from workers.training.answers import read_answers
 from workers.training.gradients import row_gradients
 from workers.training.index import IndexTooLarge
-from workers.training.job import run_job
+from workers.training.job import _discard_other_splits, run_job
 from workers.training.memory import OutOfMemory
 from workers.training.rows import Example, UnusableRows, general_examples
 from workers.training.sketch import SKETCH_SIZE
@@ -29,6 +29,16 @@ from workers.training.spec import ADAPTER, CHECKPOINTS, RESULT_FILE
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
+
+
+def test_checkpoints_of_a_release_that_divided_the_rows_otherwise_are_not_continued(tmp_path: Path) -> None:
+    checkpoint = tmp_path / CHECKPOINTS / "checkpoint-3"
+    checkpoint.mkdir(parents=True)
+    _discard_other_splits(checkpoint.parent)
+    assert not checkpoint.exists()
+    checkpoint.mkdir()
+    _discard_other_splits(checkpoint.parent)
+    assert checkpoint.exists()
 
 
 def test_a_job_leaves_a_folder_that_engine_and_attributor_read(make_job: Any, tiny_base: Path) -> None:
