@@ -144,6 +144,11 @@ class EngineClient:
         active = frozenset(Hash32(f"0x{digest}") for digest in status.active_adapters)
         return EngineState(active, status.max_context, status.weight_format)
 
+    async def progress(self) -> object:
+        """It answers between two steps, and ends itself if they hang."""
+        await self.status()
+        return object()
+
     async def metrics(self, deadline_seconds: float) -> str:
         """Return the engine's metrics in Prometheus' text format."""
         found = await self._ask(GetMetrics(self._new_id()), Metrics, deadline_seconds)

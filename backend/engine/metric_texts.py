@@ -12,7 +12,7 @@ from prometheus_client.registry import Collector
 from backend.ports.engine import MalformedMetrics
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Collection, Iterator, Mapping
 
 
 EXCERPT_CHARACTERS = 60
@@ -26,6 +26,12 @@ def checked(text: str, server: str) -> str:
     wrong = next(((number, line) for number, line in lines if not _is_readable(line)), None)
     where = "" if wrong is None else f"; line {wrong[0]} is {wrong[1][:EXCERPT_CHARACTERS]!r}"
     raise MalformedMetrics(f"The metrics of {server} are not in Prometheus' text format{where}.")
+
+
+def total(text: str, names: Collection[str]) -> float:
+    """Sum of all samples with these names."""
+    families = text_string_to_metric_families(text)
+    return sum(sample.value for family in families for sample in family.samples if sample.name in names)
 
 
 def _is_readable(text: str) -> bool:

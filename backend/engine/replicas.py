@@ -14,19 +14,18 @@ import contextlib
 import itertools
 import logging
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from backend.domain.errors import DomainError, InvalidInput, Overloaded
 from backend.domain.ids import Hash32
 from backend.engine.metric_texts import merge
 from backend.engine.routing import LOAD_FACTOR, place, ranked
-from backend.ports.engine import EngineState, EngineUnavailable, EngineUnreachable, MalformedMetrics
+from backend.ports.engine import Engine, EngineState, EngineUnavailable, EngineUnreachable, MalformedMetrics
 from inference.protocol import Generate, Sampling
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Mapping
 
-    from backend.ports.engine import Engine
     from inference.protocol import Chunk, CountTokens, TokenCount
 
 log = logging.getLogger(__name__)
@@ -49,10 +48,18 @@ class ReplicaLimits:
     load_factor: float = LOAD_FACTOR
 
 
+class WatchedEngine(Engine, Protocol):
+    async def progress(self) -> object:
+        """A value that differs from the last one if the engine has computed a step since, for whichever
+        process.
+        """
+        ...
+
+
 @dataclass(eq=False, slots=True)
 class _Replica:
     name: str
-    engine: Engine
+    engine: WatchedEngine
     load: int = 0
     progress_at: float = 0.0
     num_chunks: int = 0
@@ -72,18 +79,15 @@ class Replicas:
 
     def __init__(
         self,
-        engines: Mapping[str, Engine],
+        engines: Mapping[str, WatchedEngine],
         drained: Callable[[], Collection[str]] = tuple,
         limits: ReplicaLimits = ReplicaLimits(),
-        *,
-        are_own: bool = False,
     ) -> None:
         """`engines` by name; the names decide which adapters each has. `drained`: names of those that get no
-        new requests. `are_own`: the engines answer `state` between two steps, and end themselves if they
-        hang; that a vLLM server answers it says nothing of its steps.
+        new requests.
         """
         self._replicas = [_Replica(name, engine) for name, engine in engines.items()]
-        self._drained, self._limits, self._are_own = drained, limits, are_own
+        self._drained, self._limits = drained, limits
         self._running: dict[str, _Replica] = {}
         self._watch: asyncio.Task[None] | None = None
         self._numbers = itertools.count()
@@ -144,12 +148,16 @@ class Replicas:
             await replica.engine.abort(request_id)
 
     async def state(self) -> EngineState:
-        """Of all replicas that are up: the adapters of any, the context that all have, and the format of the
-        weights unless they differ.
+        """Of all replicas that get requests: the adapters of any, the context that all have, and the format
+        of the weights unless they differ.
         """
+        replicas = list(self._candidates())
         found = await asyncio.gather(
-            *(replica.engine.state() for replica in self._replicas if replica.is_up), return_exceptions=True
+            *(replica.engine.state() for replica in replicas), return_exceptions=True
         )
+        for replica, error in zip(replicas, found, strict=True):
+            if isinstance(error, EngineUnreachable):  # else each question would wait for the connection
+                self._failed(replica, error)
         states = [each for each in found if not isinstance(each, BaseException)]
         if not states:
             raise _none_left()
@@ -259,15 +267,15 @@ class Replicas:
 
     async def _probe(self, replica: _Replica) -> None:
         """Ask for one token; give up the replica, with all its requests, if neither this request nor another
-        one gets it in time: a server that serves first come, first served may have a long queue. An own
-        engine that responds is kept too: requests of other API processes may have all its places.
+        one gets it in time: a server that serves first come, first served may have a long queue. One that was
+        up and computes is kept too: a long prompt, or requests of other API processes, may take its steps.
         """
         request = Generate(f"probe-{next(self._numbers)}", prompt="x", sampling=Sampling(max_tokens=1))
         num_chunks, was_up = replica.num_chunks, replica.is_up
-        responds = False
+        before: object = None
         try:
             async with asyncio.timeout(self._limits.probe_seconds):
-                responds = self._are_own and await _responds(replica.engine)
+                before = await _progress(replica.engine)
                 async with contextlib.aclosing(replica.engine.generate(request)) as chunks:  # type: ignore[type-var]
                     async for _ in chunks:
                         pass
@@ -276,7 +284,7 @@ class Replicas:
         except EngineUnavailable as error:
             self._give_up(replica, _cause(error))
         except TimeoutError:
-            if (responds and was_up) or replica.num_chunks > num_chunks:
+            if replica.num_chunks > num_chunks or (was_up and await self._computes(replica, before)):
                 self._works(replica)
             else:
                 self._give_up(replica, "it generates no token")
@@ -285,6 +293,15 @@ class Replicas:
             self._works(replica)
         else:
             self._works(replica)
+
+    async def _computes(self, replica: _Replica, before: object) -> bool:
+        """Whether the engine has computed a step since its progress was `before`, None if it did not say."""
+        if before is None:
+            return False
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._limits.probe_seconds):
+                return await _progress(replica.engine) not in (None, before)
+        return False
 
     def _give_up(self, replica: _Replica, reason: str) -> None:
         self._lose(replica, reason)
@@ -301,12 +318,12 @@ def _now() -> float:
     return asyncio.get_running_loop().time()
 
 
-async def _responds(engine: Engine) -> bool:
+async def _progress(engine: WatchedEngine) -> object:
+    """None if it does not say."""
     try:
-        await engine.state()
+        return await engine.progress()
     except DomainError:
-        return False
-    return True
+        return None
 
 
 def _concerns_request(error: EngineUnavailable | Overloaded) -> bool:

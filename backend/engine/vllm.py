@@ -41,6 +41,7 @@ CALL_SECONDS = 30.0
 """Time limit of calls without a forward pass."""
 _DIGEST = re.compile("[0-9a-f]{64}")
 _METRIC = re.compile("(# (HELP|TYPE) )?vllm:")
+_PROGRESS = re.compile("vllm:(prompt_tokens_total|generation_tokens_total|kv_cache_usage_perc)[{ ]")
 _EVENT = "data: "
 _END = "[DONE]"
 _MALFORMED = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
@@ -147,6 +148,13 @@ class VllmEngine:
         lines = text.splitlines(keepends=True)
         return "".join(line for line in lines if _METRIC.match(line))
 
+    async def progress(self) -> object:
+        """Its counts of tokens and the share of blocks in use, which its engine process reports after each
+        step: its API process answers without it.
+        """
+        text = await self.metrics(CALL_SECONDS)
+        return [line for line in text.splitlines() if _PROGRESS.match(line)]
+
     async def _read(
         self, request: Generate, reader: AnswerReader, events: asyncio.Queue[Chunk | Exception]
     ) -> None:
@@ -205,8 +213,9 @@ class VllmEngine:
     async def _call(
         self, method: str, path: str, body: dict[str, Any] | None = None, seconds: float = CALL_SECONDS
     ) -> bytes:
+        timeout = httpx.Timeout(seconds, connect=min(seconds, CONNECT_SECONDS))
         with self._transport_errors():
-            response = await self._http.request(method, path, json=body, timeout=seconds)
+            response = await self._http.request(method, path, json=body, timeout=timeout)
         if not response.is_success:
             raise self._refusal(response.status_code, response.content)
         return response.content

@@ -14,9 +14,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from backend.domain.ids import Hash32
+    from backend.engine.replicas import WatchedEngine
     from backend.installation.base_model import BaseModelInfo
     from backend.ports.engine import Engine
     from backend.settings import Base, Settings
+
+REQUESTS = ("vllm:num_requests_running", "vllm:num_requests_waiting")
 
 
 class Engines:
@@ -32,11 +35,8 @@ class Engines:
 
         stall = self._settings.engine_stall_seconds
         limits = ReplicaLimits(stall, probe_seconds=stall / 2)
-        found = zip(self._base_models(), self._settings.served, self._groups, strict=True)
-        return {
-            info.digest: Replicas(group, self.drained, limits, are_own=not base.urls)
-            for info, base, group in found
-        }
+        found = zip(self._base_models(), self._groups, strict=True)
+        return {info.digest: Replicas(group, self.drained, limits) for info, group in found}
 
     @cached_property
     def by_name(self) -> dict[str, Engine]:
@@ -45,7 +45,7 @@ class Engines:
         return dict(zip(names, self.by_base.values(), strict=True))
 
     @property
-    def replicas(self) -> dict[str, Engine]:
+    def replicas(self) -> dict[str, WatchedEngine]:
         """All replicas by name: vLLM servers by URL, own engines by number."""
         return {name: engine for group in self._groups for name, engine in group.items()}
 
@@ -55,9 +55,17 @@ class Engines:
         return {name: base.label for group, base in pairs for name in group}
 
     @cached_property
-    def _groups(self) -> list[dict[str, Engine]]:
+    def _groups(self) -> list[dict[str, WatchedEngine]]:
         """The replicas of each base model by name."""
         return [self._group(place, base) for place, base in enumerate(self._settings.served)]
+
+    async def num_requests(self, name: str, seconds: float) -> int:
+        """Requests that a replica answers or has in its queue. Errors: `Unavailable`, also if its metrics
+        cannot be read within `seconds`.
+        """
+        from backend.engine.metric_texts import total
+
+        return int(total(await self.replicas[name].metrics(seconds), REQUESTS))
 
     def drained(self) -> list[str]:
         """Names of the replicas that get no new requests."""
@@ -90,7 +98,7 @@ class Engines:
             raise NotFound(f"no replica {name!r}; there are {', '.join(self.replicas)}", param="name")
         return self._settings.drained_folder / quote(name, safe="")
 
-    def _group(self, place: int, base: Base) -> dict[str, Engine]:
+    def _group(self, place: int, base: Base) -> dict[str, WatchedEngine]:
         """The replicas of the base model in this place of the settings, from 0.
 
         Errors: `InvalidInput` and `NotFound`, for vLLM servers.
@@ -101,7 +109,7 @@ class Engines:
 
         return {str(number): EngineClient(path) for number, path in base.sockets.items()}
 
-    def _vllm_engines(self, base: Base, info: BaseModelInfo) -> dict[str, Engine]:
+    def _vllm_engines(self, base: Base, info: BaseModelInfo) -> dict[str, WatchedEngine]:
         setting = "LORALEDGER_BASES" if self._settings.bases else "LORALEDGER_ENGINE_URLS"
         require_extra("operator", setting)  # adapters are verified by the engine's loader
         from backend.disk.space import DiskSpace

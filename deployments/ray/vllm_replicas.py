@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import os
 import socket
 import subprocess
+import time
+import urllib.request
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,6 +34,8 @@ START_SECONDS = 1800.0
 HEALTH_SECONDS = 10.0
 MAX_REQUESTS = 4096
 """Of a replica at once; vLLM itself queues those that do not fit its batch."""
+RUNNING = frozenset({"DEPLOYING", "RUNNING", "UNHEALTHY"})
+"""States of applications that Ray keeps running."""
 # Ends a server and its children however this process ends, which closes the pipe. In the background of a
 # shell that ends at once, because Ray kills the children of a process that ends, and no grandchildren.
 _REAPER = 'exec 3<&0; (read -r _ <&3; kill -s TERM -- "-$0" && sleep 10 && kill -s KILL -- "-$0") &'
@@ -110,23 +115,64 @@ def _free_port() -> int:
         return port
 
 
-def main() -> None:
+def _run(server: serve.Application, name: str, url: str) -> None:
+    """Deploy a replica, in place of the one of this name if there is one."""
+    serve.run(server, name=name, route_prefix=f"/{name}")
+    print(f"{url}/{name}", flush=True)
+
+
+def _wait(url: str) -> None:
+    """Return once the server answers."""
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline:
+        with contextlib.suppress(OSError):
+            urllib.request.urlopen(f"{url}/health", timeout=HEALTH_SECONDS).close()  # noqa: S310
+            return
+        time.sleep(1)
+    raise SystemExit(f"{url} does not answer after {START_SECONDS:.0f} s: read Ray's logs")
+
+
+def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Run replicas of a vLLM server on a Ray cluster.")
-    parser.add_argument("script", type=Path, help="commands for bash that become the server")
-    parser.add_argument("--replicas", type=int, default=1, help="number of servers (default: 1)")
+    parser.add_argument("script", type=Path, nargs="?", help="commands for bash that become the server")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--replicas", type=int, default=1, help="start those of so many that do not run (1)")
+    what.add_argument("--replace", metavar="NAME", help="start this replica again, and wait for its server")
+    what.add_argument("--remove", metavar="NAME", help="end this replica")
     parser.add_argument("--gpus", type=float, default=0, help="GPUs of each server (default: 0)")
     parser.add_argument("--cpus", type=float, default=1, help="processors of each server (default: 1)")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen at (default: loopback)")
     parser.add_argument("--port", type=int, default=8000, help="port to listen at (default: 8000)")
     options = parser.parse_args()
+    if options.script is None and options.remove is None:
+        parser.error("the script is missing, which becomes the server")
+    return options
+
+
+def main() -> None:
+    options = _options()
+    url = f"http://{options.host}:{options.port}"
     ray.init("auto")
     serve.start(http_options={"host": options.host, "port": options.port})
+    found = {name: one.status for name, one in serve.status().applications.items()}
+    chosen = options.replace or options.remove
+    if chosen is not None and chosen not in found:
+        raise SystemExit(f"no replica {chosen!r}; there are: {', '.join(found) or 'none'}")
+    if options.remove is not None:
+        serve.delete(chosen)
+        return
     resources = {"num_cpus": options.cpus, "num_gpus": options.gpus}
     server = VllmServer.options(ray_actor_options=resources).bind(options.script.read_text())
+    if options.replace is not None:
+        _run(server, chosen, url)
+        _wait(f"{url}/{chosen}")
+        return
     for number in range(1, options.replicas + 1):
         name = f"replica-{number}"
-        serve.run(server, name=name, route_prefix=f"/{name}")
-        print(f"http://{options.host}:{options.port}/{name}", flush=True)
+        if found.get(name) in RUNNING:  # Ray would end it and start another, also with the same script
+            print(f"{url}/{name} runs; --replace {name} starts it again", flush=True)
+        else:
+            _run(server, name, url)
 
 
 if __name__ == "__main__":

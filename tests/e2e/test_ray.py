@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from inference.protocol import AdapterRef, Chunk
 
 pytestmark = [pytest.mark.deep, pytest.mark.timeout(3600)]
-_INSTALL, START, DEPLOY, POINT = page_commands(ROOT / "docs" / "ray.md")
+_INSTALL, START, DEPLOY, POINT, REPLACE, REMOVE = page_commands(ROOT / "docs" / "ray.md")
 RAY = PEERS / "ray"
 KEPT = [name for name in KINDS if "dora" not in name]
 START_SECONDS, END_SECONDS = 900, 60
@@ -51,12 +51,18 @@ class Cluster:
     """Two servers with a tiny random model in fp32."""
 
     def __init__(self, folder: Path, model: Path, variables: dict[str, str]) -> None:
+        self.folder, self.variables = folder, variables
         self.model, self.oracle = model, Oracle(model)
         self.kinds = make_kinds(folder / "kinds", model, KEPT)
         found = _bash(f'{POINT}echo "$LORALEDGER_ENGINE_URLS"', folder, variables)
         self.urls = found.strip().split(",")
         base = ServedBase(model, base_model_digest(model), "float32", 64)
         self.adapters = VllmAdapters(base, Path(variables["ADAPTERS"]), lambda: None)
+
+    def type(self, command: str) -> str:
+        """What a command of the page prints."""
+        script = command.replace("deployments/ray", str(ROOT / "deployments" / "ray"))
+        return _bash(script, self.folder, self.variables)
 
     @asynccontextmanager
     async def replicas(self) -> AsyncIterator[Replicas]:
@@ -101,8 +107,8 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         place = parts.enter_context(tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True))
         options = f" --block --port {head} --num-cpus 2 --include-dashboard false --temp-dir {place}"
         parts.enter_context(_running(START.rstrip() + options, variables, folder / "ray.log"))
-        _bash(DEPLOY.replace("deployments/ray", str(ROOT / "deployments" / "ray")), folder, variables)
         cluster = Cluster(folder, model, variables)
+        assert cluster.type(DEPLOY).split() == cluster.urls
         parts.callback(cluster.adapters.close)
         cluster.wait()
         yield cluster
@@ -225,6 +231,22 @@ def test_a_killed_replica_costs_its_running_requests_alone_and_returns(cluster: 
 
     asyncio.run(main())
     assert cluster.loaded(cluster.urls[0])
+
+
+def test_a_replica_is_replaced_or_removed_while_the_other_goes_on(cluster: Cluster) -> None:
+    before = [_processes(number) for number in (1, 2)]
+    assert cluster.type(DEPLOY).count("runs;") == 2
+    assert [_processes(number) for number in (1, 2)] == before
+    cluster.type(REPLACE)
+    assert _is_healthy(cluster.urls[1])
+    assert _processes(1) == before[0]
+    assert _processes(2)["server"] != before[1]["server"]
+    cluster.type(REMOVE)
+    assert not _is_healthy(cluster.urls[1])
+    assert _processes(1) == before[0]
+    assert _is_healthy(cluster.urls[0])
+    with pytest.raises(AssertionError, match="no replica 'replica-2'; there are: replica-1"):
+        cluster.type(REMOVE)
 
 
 async def _ask_while_killed(cluster: Cluster, pid: int) -> tuple[float, list[float], list[float]]:

@@ -187,6 +187,20 @@ def test_an_abort_ends_the_request_in_the_server(server: Server) -> None:
     assert 'vllm:num_requests_running{engine="0",model_name="base"} 0.0' in metrics
 
 
+def test_an_answer_is_progress_and_a_question_for_it_is_none(server: Server) -> None:
+    async def main() -> list[object]:
+        engine = VllmEngine(server.url, server.adapters, read_answer_parts(server.model))
+        found = [await engine.progress(), await engine.progress()]
+        await _read(engine, request(0, "x", None))
+        found.append(await engine.progress())
+        await engine.close()
+        return found
+
+    first, second, third = asyncio.run(main())
+    assert first
+    assert first == second != third
+
+
 def test_the_value_loop_runs_on_vllm_by_settings_alone(tmp_path: Path) -> None:
     cache = os.environ.get("LORALEDGER_MODEL_CACHE", str(ROOT / ".loraledger" / "cache" / "models"))
     model = resolve_model("", Path(cache))

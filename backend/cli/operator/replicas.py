@@ -10,10 +10,11 @@ import typer
 from backend.cli.operator.session import open_installation
 from backend.cli.output import AsJson, print_json
 from backend.domain.errors import Unavailable
+from backend.domain.texts import counted
 
 if TYPE_CHECKING:
+    from backend.installation.engines import Engines
     from backend.installation.installation import Installation
-    from backend.ports.engine import Engine
 
 PROBE_SECONDS = 5.0
 
@@ -28,7 +29,9 @@ def register(app: typer.Typer) -> None:
 
 @replicas.command()
 def show(*, as_json: AsJson = False) -> None:
-    """List the replicas, with their base models if there are several: up, down or drained."""
+    """List the replicas, with their base models if there are several: up or down, drained, and how many
+    requests they answer or have in their queues.
+    """
     with open_installation() as installation:
         found, labels = asyncio.run(_states(installation)), installation.engines.labels()
     if as_json:
@@ -41,7 +44,7 @@ def show(*, as_json: AsJson = False) -> None:
 
 @replicas.command()
 def drain(name: Name) -> None:
-    """Send a replica no new requests. Its answers go on; `show` and its log say when it is idle."""
+    """Send a replica no new requests. Its answers go on; `loraledger replicas show` says when it is idle."""
     with open_installation() as installation:
         installation.engines.drain(name)
 
@@ -55,16 +58,23 @@ def resume(name: Name) -> None:
 
 async def _states(installation: Installation) -> dict[str, str]:
     engines = installation.engines
-    states = await asyncio.gather(*map(_state, engines.replicas.values()))
+    states = await asyncio.gather(*(_state(engines, name) for name in engines.replicas))
     drained = engines.drained()
-    pairs = zip(engines.replicas, states, strict=True)
-    return {name: f"{state}, drained" if name in drained else state for name, state in pairs}
+    return {
+        name: ", ".join([state, *(["drained"] if name in drained else []), *load])
+        for name, (state, *load) in zip(engines.replicas, states, strict=True)
+    }
 
 
-async def _state(engine: Engine) -> str:
+async def _state(engines: Engines, name: str) -> list[str]:
+    """Up or down, and its load as far as its metrics say it."""
     try:
         async with asyncio.timeout(PROBE_SECONDS):
-            await engine.state()
+            await engines.replicas[name].state()
     except (Unavailable, TimeoutError):
-        return "down"
-    return "up"
+        return ["down"]
+    try:
+        num_requests = await engines.num_requests(name, PROBE_SECONDS)
+    except Unavailable:
+        return ["up"]
+    return ["up", "idle" if not num_requests else counted(num_requests, "request")]

@@ -42,7 +42,7 @@ def processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Running
 
 def replicas_of(processes: list[RunningEngine], limits: ReplicaLimits) -> Replicas:
     engines = {each.socket_path.stem: EngineClient(each.socket_path) for each in processes}
-    return Replicas(engines, limits=limits, are_own=True)
+    return Replicas(engines, limits=limits)
 
 
 async def answer(replicas: Replicas, number: int, sampling: Sampling, begun: asyncio.Semaphore) -> int:

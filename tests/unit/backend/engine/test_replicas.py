@@ -30,6 +30,7 @@ class FakeEngine:
         self.may_end = asyncio.Event()
         self.may_end.set()
         self.error: Exception | None = None
+        self.state_error: Exception | None = None
         self.error_after_first: Exception | None = None
         self.hangs = False
         self.finish_reason: FinishReason = "stop"
@@ -41,7 +42,8 @@ class FakeEngine:
         self.has_failed = False
         self.num_counts = 0
         self.probed = asyncio.Event()
-        self.num_states = 0
+        self.num_steps = 0
+        self.computes = False
         self.steps_hang = False
 
     async def count_tokens(self, *_: Any) -> TokenCount:
@@ -72,10 +74,15 @@ class FakeEngine:
         self.aborted.append(request_id)
 
     async def state(self) -> EngineState:
-        self.num_states += 1
+        if self.state_error is not None:
+            raise self.state_error
+        return EngineState(frozenset({Hash32(f"0x{self.name}")}), ord(self.name), self.weight_format)
+
+    async def progress(self) -> int:
         if self.steps_hang:
             await asyncio.Event().wait()
-        return EngineState(frozenset({Hash32(f"0x{self.name}")}), ord(self.name), self.weight_format)
+        self.num_steps += self.computes
+        return self.num_steps
 
     async def metrics(self, _: float) -> str:
         if self.error is not None:
@@ -104,12 +111,10 @@ def run(
     test: Callable[[Replicas, dict[str, FakeEngine]], Coroutine[Any, Any, None]],
     limits: ReplicaLimits | None = None,
     drained: set[str] | None = None,
-    *,
-    are_own: bool = False,
 ) -> None:
     async def main() -> None:
         engines = {name: FakeEngine(name) for name in NAMES}
-        replicas = Replicas(engines, lambda: drained or (), limits or ReplicaLimits(), are_own=are_own)
+        replicas = Replicas(engines, lambda: drained or (), limits or ReplicaLimits())
         try:
             async with asyncio.timeout(20):
                 await test(replicas, engines)
@@ -327,22 +332,19 @@ def test_a_hung_replica_is_given_up_with_its_requests() -> None:
     run(test, ReplicaLimits(stall_seconds=0.2, probe_seconds=0.2))
 
 
-@pytest.mark.parametrize(("are_own", "steps_hang"), [(True, False), (True, True), (False, False)])
-def test_an_own_engine_that_responds_is_kept_while_others_have_its_places(
-    *, are_own: bool, steps_hang: bool
+@pytest.mark.parametrize(("computes", "steps_hang"), [(True, False), (True, True), (False, False)])
+def test_an_engine_that_computes_is_kept_while_others_have_its_places(
+    *, computes: bool, steps_hang: bool
 ) -> None:
-    """Requests of another API process, whose chunks this one does not see. A vLLM server's process answers
-    although its engine hangs.
-    """
+    """Requests of another API process, whose chunks this one does not see, or a long prompt."""
 
     async def test(replicas: Replicas, engines: dict[str, FakeEngine]) -> None:
         engine, replica = engines["a"], replicas._replicas[0]
-        engine.hangs, engine.steps_hang = True, steps_hang
+        engine.hangs, engine.computes, engine.steps_hang = True, computes, steps_hang
         waiting = asyncio.create_task(text(replicas, Generate("1", prompt="x")))
         await until(lambda: replica.probe is not None)
         await until(lambda: replica.probe is None)
-        assert engine.num_states == are_own
-        assert replica.is_up == (are_own and not steps_hang)
+        assert replica.is_up == (computes and not steps_hang)
         replicas._lose(replica, "a test")
         await until(lambda: replica.probe is not None)
         await until(lambda: replica.probe is None)
@@ -354,7 +356,6 @@ def test_an_own_engine_that_responds_is_kept_while_others_have_its_places(
         test,
         ReplicaLimits(stall_seconds=0.1, probe_seconds=0.2),
         drained=set(NAMES[1:]),
-        are_own=are_own,
     )
 
 
@@ -372,6 +373,20 @@ def test_a_drained_replica_finishes_its_answers_and_gets_no_new_ones() -> None:
         assert await task == name
 
     run(test, drained=drained)
+
+
+def test_the_state_leaves_out_drained_replicas_and_loses_unreachable_ones() -> None:
+    """Else each question about the state would wait until the connection is refused."""
+
+    async def test(replicas: Replicas, engines: dict[str, FakeEngine]) -> None:
+        engines["b"].state_error = EngineUnreachable("no route")
+        engines["c"].state_error = EngineUnavailable("no answer in 30 s")
+        state = await replicas.state()
+        assert state.active_adapters == {"0xa"}
+        assert [each.is_up for each in replicas._replicas] == [True, False, True, True]
+        await until(lambda: all(each.is_up for each in replicas._replicas))
+
+    run(test, drained={"d"})
 
 
 def test_aborts_metrics_and_adapters() -> None:

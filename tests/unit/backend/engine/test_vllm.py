@@ -202,6 +202,22 @@ def test_a_single_server_that_hangs_is_given_up_and_serves_again_when_it_answers
     assert run(use)[-1].finish_reason == "length"
 
 
+def test_progress_is_what_the_engine_process_has_computed(
+    run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ("prompt_tokens_total", "generation_tokens_total", "kv_cache_usage_perc", "num_requests_waiting")
+
+    def progress(**values: float) -> Any:
+        lines = [f'vllm:{name}{{engine="0"}} {values.get(name, 0.5)}\n' for name in names]
+        monkeypatch.setitem(RECORDED, "metrics", {"status": 200, "body": "".join(lines)})
+        return run(lambda engine: engine.progress())
+
+    before = progress()
+    assert progress() == before
+    assert all(progress(**{name: 0.75}) != before for name in names[:3])
+    assert progress(num_requests_waiting=7) == before  # its API process counts them
+
+
 def test_metrics_are_those_of_vllm_alone(run: Callable[..., Any]) -> None:
     text = run(lambda engine: engine.metrics(5.0))
     assert "vllm:num_requests_running" in text

@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING
 import pytest
 from prometheus_client import REGISTRY
 
+from backend.cli.operator.replicas import show
 from backend.domain.errors import InvalidInput, NotFound, Unavailable
 from backend.engine.replicas import Replicas
 from backend.installation.base_model import BaseModelInfo, check_distinct
 from backend.installation.installation import Installation
 from backend.installation.local_network import engine_command, gradients_command
+from backend.ports.engine import EngineState, EngineUnavailable
 from backend.settings import BaseEntry, Settings
 from tests.support.market import some_account, some_hash
 
@@ -41,7 +43,6 @@ def test_a_single_engine_is_watched_as_a_replica(tmp_path: Path) -> None:
     installation.save_base_model(TINY)
     found = installation.engines.by_base[TINY.digest]
     assert isinstance(found, Replicas)
-    assert found._are_own
 
 
 def test_replicas_are_drained_by_name(tmp_path: Path) -> None:
@@ -54,6 +55,39 @@ def test_replicas_are_drained_by_name(tmp_path: Path) -> None:
     assert installation.engines.drained() == []
     with pytest.raises(NotFound, match="there are 1, 2"):
         installation.engines.drain("3")
+
+
+class FakeEngine:
+    """Has so many requests in its batch and its queue; with `None` it is down."""
+
+    def __init__(self, running: int | None, waiting: int = 0) -> None:
+        self.running, self.waiting = running, waiting
+
+    async def state(self) -> EngineState:
+        if self.running is None:
+            raise EngineUnavailable("no connection")
+        return EngineState()
+
+    async def metrics(self, _: float) -> str:
+        labels = '{engine="0",model_name="base"}'
+        numbers = {"running": self.running, "waiting": self.waiting}
+        return "".join(f"vllm:num_requests_{name}{labels} {number}\n" for name, number in numbers.items())
+
+
+def test_replicas_are_shown_with_what_they_have_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    installation = Installation(Settings(home=tmp_path, engine_replicas=4))
+    engines = dict(
+        zip("1234", (FakeEngine(2, 1), FakeEngine(0), FakeEngine(1), FakeEngine(None)), strict=True)
+    )
+    installation.engines.__dict__["_groups"] = [engines]
+    installation.engines.drain("2")
+    installation.engines.drain("3")
+    monkeypatch.setattr("backend.cli.operator.replicas.open_installation", lambda: nullcontext(installation))
+    show()
+    states = [line.split(maxsplit=1)[1] for line in capsys.readouterr().out.splitlines()]
+    assert states == ["up, 3 requests", "up, drained, idle", "up, drained, 1 request", "down"]
 
 
 def test_the_operators_balance_is_in_the_metrics_while_it_sends_nothing(tmp_path: Path) -> None:
