@@ -31,7 +31,7 @@ _FIGURES = {
 _KILLED = {
     "engines": "engines",
     "running": "requests at the killed engine",
-    "begun": "of these begun",
+    "begun": "of these begun just before",
     "failed": "answers that failed",
     "tokens_per_second_before": "tokens/s before",
     "tokens_per_second_after": "tokens/s after",
