@@ -67,20 +67,23 @@ class Answers:
             opened = tx.chain.open_demands(operator)
             due = [one for one in opened if not one.is_past(head.timestamp, head.number)]
             committed = {one.batch_hash: tx.chain.batch(one.batch_hash) for one in due}
+            covers = [int(batch.header["slashUpTo"]) for batch in tx.chain.open_batches(operator)]
         by_batch: dict[Hash32, list[Demand]] = {}
         for one in due:
             by_batch.setdefault(one.batch_hash, []).append(one)
+        worth = self._slash_share(operator, max(covers, default=0), len(due)) if due else 0
         for batch_hash, demands in by_batch.items():
             if (batch := committed[batch_hash]) is not None:
-                yield from self._answer(batch, demands)
+                yield from self._answer(batch, demands, worth)
 
-    def _answer(self, batch: CommittedBatch, demands: Sequence[Demand]) -> Iterator[News]:
+    def _answer(
+        self, batch: CommittedBatch, demands: Sequence[Demand], slash_share: int | None
+    ) -> Iterator[News]:
         try:
             calls = list(self.calls(batch, demands))
         except AnswersUnknown as why:
             yield news(batch, "unanswerable", f"{len(demands)} leaves are demanded: {why}")
             return
-        slash_share = self._slash_share(batch, len(demands))
         earning = min(one.credit for one in demands) if batch.operator == self._own else 0
         worth = None if slash_share is None else slash_share + earning
         pairs = list(zip(demands, calls, strict=True))
@@ -92,15 +95,16 @@ class Answers:
                     text = f"leaf {demand.leaf_id[:10]} of {demand.tree.name.lower()}"
                     yield from outcome(batch, "answered", text, [sent])
 
-    def _slash_share(self, batch: CommittedBatch, num_open: int) -> int | None:
-        """Wei of the slash that each of the open leaves of the batch averts; None: worth any price."""
-        if batch.operator != self._own:
+    def _slash_share(self, operator: Account, cover: int, num_open: int) -> int | None:
+        """Wei of the slash that each of the open leaves averts; None: worth any price. A void takes all later
+        batches along, so that the largest `cover` that a pending one required is slashed.
+        """
+        if operator != self._own:
             return 0
         if self._coin_units is None:
             return None
-        slashed = int(self._chain.call("OperatorRegistry", "stakeOf", batch.operator)["slashed"])
-        slash = max(int(batch.header["slashUpTo"]) - slashed, 0)
-        return slash * COIN // (UNIT * self._coin_units * num_open)
+        slashed = int(self._chain.call("OperatorRegistry", "stakeOf", operator)["slashed"])
+        return max(cover - slashed, 0) * COIN // (UNIT * self._coin_units * num_open)
 
     def calls(self, committed: CommittedBatch, demands: Sequence[Demand]) -> Iterator[Call]:
         """The answering calls, in order. Errors: `AnswersUnknown`; `Unavailable`."""
