@@ -2,8 +2,8 @@
 
 Uses prometheus-client's multiprocess mode: each process writes to separate files, and the scraped process
 sums them. A process claims the first free slot of its name, by a lock that the kernel holds until the process
-exits. The next holder of the slot continues its counters, so that no counter decreases over restarts, and the
-number of files is that of the most processes that ran at once.
+exits. The next holder of the slot continues its counters, so that no counter decreases over restarts, and
+sets its gauges anew. The number of files is that of the most processes that ran at once.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 FOLDER_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
-KINDS = ("counter", "gauge_mostrecent", "histogram")
+GAUGE = "gauge_mostrecent"
+KINDS = ("counter", GAUGE, "histogram")
 FILE_BYTES = 1 << 20
 """Some 5,000 series. The file is allocated before it is mapped: writing to a mapped page on a full disk would
 kill the process.
@@ -44,6 +45,8 @@ def enable_multiprocess(folder: Path, name: str) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         slot = _claim_slot(folder, name)
+        # A gauge of the last holder that this process never sets, such as of a former account, would stay.
+        (folder / f"{GAUGE}_{slot}.db").unlink(missing_ok=True)
         for kind in KINDS:
             _allocate(folder / f"{kind}_{slot}.db")
     except OSError as error:

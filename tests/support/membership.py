@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from backend.domain.receipt import VersionRecord
 
 OWN, KEY, NEXT_KEY = some_account("operator"), some_account("receipt key"), some_account("next key")
+OTHER_KEY = some_account("other key")
 MICRO = 10**12
 MINED = to_hash(b"\1" * 32)
 WELL = OperatorStatus(
@@ -96,7 +97,7 @@ class FakeInstallation:
     def rotate(self, keys: Sequence[str]) -> Rotation:
         self.queues = ["addReceiptKey", "retireReceiptKey"]
         queued = self._queued("rotate", *keys)
-        return Rotation(tuple(map(Account, keys)), NEXT_KEY, tuple(queued), 3, is_indexed=False)
+        return Rotation(tuple(map(Account, keys)), NEXT_KEY, tuple(queued), 3, (OTHER_KEY,), is_indexed=False)
 
     def status_of(self, rotation: Rotation) -> Rotation:
         self.num_looks += 1

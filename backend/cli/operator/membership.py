@@ -252,6 +252,8 @@ def _rotation_lines(rotation: Rotation) -> Iterator[str]:
         yield f"retired key  {key}"
     state = "in use" if rotation.is_indexed else "in use once both transactions are confirmed and indexed"
     yield f"next key     {rotation.next_key}, {state}"
+    for key in rotation.others:
+        yield f"other key    {key} is not retired: receipts that it signed still count"
     yield f"receipts     {rotation.num_unsigned} unsettled ones are still to be signed again"
     if rotation.is_indexed:
         yield f"set LORALEDGER_RECEIPT_KEY={rotation.next_key} before the processes are started again"
@@ -261,6 +263,7 @@ def _rotation_as_json(rotation: Rotation) -> dict[str, Any]:
     return {
         "retiring": list(rotation.retiring),
         "next_key": rotation.next_key,
+        "other_keys": list(rotation.others),
         "is_in_use": rotation.is_indexed,
         "receipts_to_sign": rotation.num_unsigned,
         "is_done": rotation.is_done,

@@ -48,6 +48,8 @@ class Rotation:
     """Transactions of this call: those that were queued or sent for it. Empty if all were mined before."""
     num_unsigned: int
     """Unsettled receipts that settlement still has to sign again."""
+    others: tuple[Account, ...]
+    """Further registered keys that are not retired: what they signed still counts. Their files may be lost."""
     is_indexed: bool
     """Whether every process of this installation signs with `next_key` now."""
 
@@ -152,4 +154,6 @@ class KeyRotation:
             retired = {} if known is None else known.retired
             is_indexed = known is not None and next_key in known.keys and all(k in retired for k in retiring)
             unsigned = () if known is None else tx.receipts.signed_by_others(self._own, known.active_keys)
-        return Rotation(tuple(retiring), next_key, tuple(sent), len(unsigned), is_indexed)
+            active = () if known is None else known.active_keys
+        others = tuple(key for key in active if key not in retiring and key != next_key)
+        return Rotation(tuple(retiring), next_key, tuple(sent), len(unsigned), others, is_indexed)

@@ -178,3 +178,15 @@ def test_the_end_of_the_cool_down_is_named(harness: Harness) -> None:
     with pytest.raises(Conflict, match="from 2027-01-15 08:00:00 UTC on"):
         harness.rotate()
     assert harness.queued() == []
+
+
+def test_other_registered_keys_are_named_whether_their_files_are_here_or_not(harness: Harness) -> None:
+    """As after a restore, if the key of the backup had been rotated since."""
+    first = harness.rotate()
+    harness.mine()
+    harness.registry.index()
+    lost = harness.store.keys.pop(first.next_key)
+    harness.store.keys[KEY.account] = lost  # so that the next key is another one
+    again = harness.rotate()
+    assert again.next_key != first.next_key
+    assert again.others == (first.next_key,)
