@@ -114,6 +114,13 @@ class AuthStore:
             .values(revoked_at=now)
         )
 
+    def revoke_all(self, now: datetime) -> tuple[int, int]:
+        """Revoke all API keys and end all sessions. Returns how many there were of each."""
+        valid = update(ApiKeyRow).where(ApiKeyRow.revoked_at.is_(None)).values(revoked_at=now)
+        keys = self._session.scalars(valid.returning(ApiKeyRow.id)).all()
+        sessions = self._session.scalars(delete(SessionRow).returning(SessionRow.id)).all()
+        return len(keys), len(sessions)
+
     def keys_by_id(self, key_ids: Collection[str]) -> dict[str, ApiKey]:
         return {row.id: _key(row) for row in found_among(self._session, _KEYS, key_ids)}
 

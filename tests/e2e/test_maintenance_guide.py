@@ -109,12 +109,13 @@ def shell(tmp_path: Path) -> Iterator[Shell]:
 
 
 def test_a_restored_market_goes_on_and_every_unit_is_right(shell: Shell, tmp_path: Path) -> None:
-    copy_database, copy_files, restore, rotate, sign_again, check, show, back = commands()
+    copy_database, copy_files, restore, revoke, rotate, sign_again, check, show, back = commands()
     with shell.up():
         assert "5 dollars can be spent" in shell.run("loraledger deposit 5")
         shell.ask()
         shell.wait_until_settled(1)
         shell.run(copy_database)
+        shell.run(copy_database)  # a second backup takes the place of the first
         shell.ask()  # this receipt is not in the copy, but its batch is on the chain
         shell.wait_until_settled(2)
         shell.run(copy_files)
@@ -122,6 +123,7 @@ def test_a_restored_market_goes_on_and_every_unit_is_right(shell: Shell, tmp_pat
     shell.environment["LORALEDGER_HOME"] = str(tmp_path / "restored")
     shell.run(restore)
     assert shell.query("SELECT count(*) FROM receipts") == [(1,)]
+    assert shell.run(revoke) == "revoked 0 API keys and ended 1 session\n"
     shell.environment["RECEIPT_KEY"] = local_account(2).account
     with shell.up():
         shell.run(rotate)

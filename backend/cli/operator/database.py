@@ -1,14 +1,18 @@
-"""`loraledger database`: the revision of this installation's tables."""
+"""`loraledger database`: the revision of this installation's tables, and what a restore brings back."""
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
 
 from backend.cli.operator.session import open_installation
+from backend.domain.texts import counted
 
-commands = typer.Typer(help="Show and change the revision of the database's tables.", no_args_is_help=True)
+commands = typer.Typer(
+    help="The database: revision of its tables, and credentials in it.", no_args_is_help=True
+)
 
 
 def register(app: typer.Typer) -> None:
@@ -33,3 +37,15 @@ def migrate(
         installation.migrate_database(to or newest)
         current, _ = installation.database_revisions()
     typer.echo(f"revision {current}")
+
+
+@commands.command("revoke-keys")
+def revoke_keys() -> None:
+    """Revoke all API keys and end all sessions: a restore makes those valid again that were revoked since the
+    backup. Their owners sign in and create new ones.
+    """
+    with open_installation() as installation:
+        installation.check_database()
+        with installation.database.begin() as tx:
+            num_keys, num_sessions = tx.auth.revoke_all(datetime.now(UTC))
+    typer.echo(f"revoked {counted(num_keys, 'API key')} and ended {counted(num_sessions, 'session')}")

@@ -252,6 +252,8 @@ def _rotation_lines(rotation: Rotation) -> Iterator[str]:
         yield f"retired key  {key}"
     state = "in use" if rotation.is_indexed else "in use once both transactions are confirmed and indexed"
     yield f"next key     {rotation.next_key}, {state}"
+    if rotation.is_indexed and not rotation.transactions:
+        yield f"this time    no key was retired: receipts that {rotation.next_key} signed still count"
     for key in rotation.others:
         yield f"other key    {key} is not retired: receipts that it signed still count"
     yield f"receipts     {rotation.num_unsigned} unsettled ones are still to be signed again"

@@ -49,7 +49,9 @@ class Rotation:
     num_unsigned: int
     """Unsettled receipts that settlement still has to sign again."""
     others: tuple[Account, ...]
-    """Further registered keys that are not retired: what they signed still counts. Their files may be lost."""
+    """Further registered keys that are not retired: what they signed still counts, also if their files are
+    lost.
+    """
     is_indexed: bool
     """Whether every process of this installation signs with `next_key` now."""
 
