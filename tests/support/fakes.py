@@ -126,6 +126,7 @@ class FakeChain:
         answers: dict[str, Any] = {
             "current": PARAMETERS,
             "currentId": 0,
+            "setAt": PARAMETERS,
             "hasVoted": False,
             "nonces": 0,
             "payoutWalletOf": holder,

@@ -135,13 +135,14 @@ class Governance:
         The proposal names the current set: if another change is executed first, its execution reverts, and it
         has to be proposed again. Errors: `InvalidInput` for an unknown field, those of `propose`.
         """
-        current: dict[str, Any] = self._chain.call(PARAMETERS, "current")
+        # The set of a number never changes: whichever block or node answers, they belong together.
+        number = self._chain.call(PARAMETERS, "currentId")
+        current: dict[str, Any] = self._chain.call(PARAMETERS, "setAt", number)
         unknown = sorted(changes.keys() - current.keys())
         if unknown:
             raise InvalidInput(
                 f"no parameter {', '.join(unknown)}; the parameters are {', '.join(current)}", param="changes"
             )
-        number = self._chain.call(PARAMETERS, "currentId")
         named = ", ".join(f"{name} to {value}" for name, value in changes.items())
         call = Call(PARAMETERS, "append", (number, {**current, **changes}))
         return self.propose(proposer, [call], description or f"Set {named}")

@@ -1,7 +1,8 @@
-"""How often the chain is asked for the states of proposals."""
+"""What the chain is asked for states of proposals and for the set that a change is based on."""
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from backend.domain.errors import Unavailable
 from backend.services.market.governance import Governance, ProposalState
 from tests.support.chain_events import proposed, take_in
+from tests.support.market import some_account
 
 if TYPE_CHECKING:
     from backend.db.unit_of_work import Database
@@ -64,3 +66,32 @@ def test_an_end_that_a_reorganisation_may_undo_is_read_again(
     governor.shown()
     governor.latest[1] = ProposalState.QUEUED
     assert governor.shown()[0] is ProposalState.QUEUED
+
+
+class ChangingParameters:
+    """Another set becomes current with each question."""
+
+    def __init__(self) -> None:
+        self.current_id = 0
+        self.appended: tuple[int, dict[str, int]] | None = None
+
+    def call(self, contract: str, function: str, *args: Any, block: int | None = None) -> Any:
+        assert block is None
+        self.current_id += 1
+        if contract == "MarketGovernor":
+            return 1
+        number = args[0] if args else self.current_id
+        return number if function == "currentId" else {"feePpm": 100 * number, "stakeCoverPpm": 10 * number}
+
+    def prepare(self, contract: str, function: str, *args: Any, **_: Any) -> Any:
+        if function == "append":
+            self.appended = args[0], args[1]
+        return SimpleNamespace(to=contract, data="0x", decoded={})
+
+
+def test_a_change_has_all_other_values_of_the_set_that_it_names(sqlite_database: Database) -> None:
+    """Else it would undo a change that is executed while it is prepared."""
+    parameters: Any = ChangingParameters()
+    Governance(parameters, sqlite_database).propose_change(some_account("voter"), {"feePpm": 5}, "")
+    number, values = parameters.appended
+    assert values == {"feePpm": 5, "stakeCoverPpm": 10 * number}
