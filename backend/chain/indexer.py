@@ -151,10 +151,10 @@ class Indexer:
         end, events, parent = found
         # The events are of one fork only if both ends of the range are canonical after reading too.
         again = self._source.block(last)
-        if again is None or again.hash != end.hash:
+        if again is None or again.hash != end.hash or not (cursor is None or self._is_canonical(cursor)):
             return True
-        if cursor is not None and not (parent in {cursor.hash, ZERO_HASH} and self._is_canonical(cursor)):
-            return True
+        if cursor is not None and parent not in {cursor.hash, ZERO_HASH}:
+            raise Unavailable(f"the node contradicts itself about the parent of block {first}")
         with self._event_log() as event_log:
             if event_log.locked_cursor() == cursor:  # else another indexer was faster
                 event_log.append(events, end)

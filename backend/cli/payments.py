@@ -44,7 +44,8 @@ def deposit(
     ] = False,
     actor: Actor,
 ) -> None:
-    """Deposit dollars in the wallet's channel, and grant the gateway a session key for one day.
+    """Deposit dollars in the wallet's channel, and grant the gateway a session key for one day, or for as
+    long as it already holds one, which cannot be shortened. What is signed is shown first.
 
     With it the gateway can charge up to what the channel then holds, without a signature for each answer.
     """

@@ -221,7 +221,7 @@ def _ask(client: ApiClient, path: str, **params: Any) -> dict[str, Any]:
 
 
 def _estimate_lines(found: Mapping[str, Any]) -> Iterator[str]:
-    yield f"{found['num_train_rows']:,} rows to train on, {found['num_eval_rows']:,} held out"
+    yield f"{found['num_train_rows']:,} rows to train on, {found['num_eval_rows']:,} not trained"
     yield f"{found['num_left_out']:,} rows left out: no answer within max_length"
     yield f"{found['num_steps']:,} steps, {found['num_trained_tokens']:,} tokens trained"
     if found["seconds"] is not None:

@@ -8,7 +8,7 @@ from sqlalchemy import func, select
 
 from backend.db.chain import ChainStore
 from backend.db.live_agreement import LiveAgreementStore
-from backend.db.open_charges import IS_FUNDED, IS_IN_NO_BATCH, IS_OPEN
+from backend.db.open_charges import IS_IN_NO_BATCH, IS_OPEN, first_unfunded, is_funded
 from backend.db.tables.chain import ChannelRow
 from backend.db.tables.outbox import OutboxRow
 from backend.db.tables.serving import ReceiptRow, ReservationRow
@@ -64,14 +64,16 @@ def figures(session: Session, operator: Account, now: datetime) -> Figures:
 
 def _in_no_batch(session: Session, operator: Account) -> dict[bool, tuple[Pending, int]]:
     """Count, age and sum of what is charged and not in a batch, whether its receipt is signed or not; by
-    whether its channel's balance covers it.
+    whether its channel's balance covers it and those before it.
     """
-    is_funded = IS_FUNDED.label("is_funded")
+    first = first_unfunded(operator)
+    covered = is_funded(first).label("is_covered")
     rows = session.execute(
-        select(is_funded, func.count(), func.min(ReceiptRow.served_at), *summed(ReceiptRow.charge))
+        select(covered, func.count(), func.min(ReceiptRow.served_at), *summed(ReceiptRow.charge))
         .outerjoin(ChannelRow, ChannelRow.id == ReceiptRow.channel_id)
+        .outerjoin(first, first.c.channel_id == ReceiptRow.channel_id)
         .where(ReceiptRow.operator == operator, IS_OPEN)
-        .group_by(is_funded)
+        .group_by(covered)
     )
     found = {bool(key): (Pending(count, oldest), joined(parts)) for key, count, oldest, *parts in rows}
     return {key: found.get(key, (Pending(0), 0)) for key in (True, False)}

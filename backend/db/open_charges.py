@@ -5,11 +5,18 @@ Those of channels are for queries that outer-join them.
 
 from __future__ import annotations
 
-from sqlalchemy import literal
+from typing import TYPE_CHECKING
+
+from sqlalchemy import func, literal, select
 
 from backend.db.base import Amount
 from backend.db.tables.chain import ChannelRow
 from backend.db.tables.serving import ReceiptRow
+
+if TYPE_CHECKING:
+    from sqlalchemy import ColumnElement, Subquery
+
+    from backend.domain.ids import Account
 
 ZERO = literal(0, Amount, literal_execute=True)
 """Written into the statement: with a parameter, databases would not use the index of charged receipts."""
@@ -19,5 +26,21 @@ IS_IN_NO_BATCH = ReceiptRow.batch.is_(None) & (ReceiptRow.charge > ZERO)
 _IS_UNKNOWN = ChannelRow.id.is_(None)  # its channel is not indexed yet
 IS_OPEN = IS_IN_NO_BATCH & (_IS_UNKNOWN | (ReceiptRow.cumulative > ChannelRow.collected))
 """In no batch, and not waived: receipts up to a channel's collected amount were."""
-IS_FUNDED = _IS_UNKNOWN | (ChannelRow.balance >= ReceiptRow.charge)
-"""Its channel's balance covers the charge. Others cannot be collected unless the payer deposits again."""
+
+
+def first_unfunded(operator: Account) -> Subquery:
+    """By `channel_id`, the cumulative of its first open receipt whose charge exceeds its balance. Neither
+    that one nor those behind it can be collected unless the payer deposits again.
+    """
+    return (
+        select(ReceiptRow.channel_id, func.min(ReceiptRow.cumulative).label("cumulative"))
+        .join(ChannelRow, ChannelRow.id == ReceiptRow.channel_id)
+        .where(ReceiptRow.operator == operator, IS_OPEN, ReceiptRow.charge > ChannelRow.balance)
+        .group_by(ReceiptRow.channel_id)
+        .subquery("first_unfunded")
+    )
+
+
+def is_funded(first: Subquery) -> ColumnElement[bool]:
+    """Whether the receipt comes before the `first_unfunded` one of its channel, which is outer-joined."""
+    return first.c.cumulative.is_(None) | (ReceiptRow.cumulative < first.c.cumulative)

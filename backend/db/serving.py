@@ -10,7 +10,7 @@ from sqlalchemy.orm import aliased
 
 from backend.db.bulk import among, delete_all, found_among, in_chunks, insert_all, table_of, update_all
 from backend.db.mapping import from_row
-from backend.db.open_charges import IS_FUNDED, IS_IN_NO_BATCH, IS_OPEN, ZERO
+from backend.db.open_charges import IS_IN_NO_BATCH, IS_OPEN, ZERO, first_unfunded, is_funded
 from backend.db.session import insert_if_absent
 from backend.db.tables.chain import ChannelRow
 from backend.db.tables.serving import (
@@ -215,11 +215,12 @@ class ReceiptStore:
         """Channels of this operator with unsettled, ready receipts that their balance covers, the one with
         the oldest of them first. Receipts that were waived do not count.
         """
-        oldest = func.min(ReceiptRow.served_at)
+        oldest, first = func.min(ReceiptRow.served_at), first_unfunded(operator)
         rows = self._session.execute(
             select(ReceiptRow.channel_id, func.count(), oldest, *summed(ReceiptRow.charge))
             .outerjoin(ChannelRow, ChannelRow.id == ReceiptRow.channel_id)
-            .where(ReceiptRow.operator == operator, IS_OPEN, IS_FUNDED, _IS_READY)
+            .outerjoin(first, first.c.channel_id == ReceiptRow.channel_id)
+            .where(ReceiptRow.operator == operator, IS_OPEN, is_funded(first), _IS_READY)
             .group_by(ReceiptRow.channel_id)
             .order_by(oldest, ReceiptRow.channel_id)
         )

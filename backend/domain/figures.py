@@ -28,8 +28,9 @@ class Figures:
     unsettled_units: int
     """Their charges, which are lost if the vouchers are never collected."""
     unfunded_units: int
-    """Charges in no batch that exceed their channels' balances: the payers withdrew them, or moved them to
-    another operator, before the charges were collected. Only a further deposit can pay them.
+    """Charges in no batch that exceed their channels' balances, and those behind them: the payers withdrew
+    the balances, or moved them to another operator, before the charges were collected. Only a further deposit
+    can pay them.
     """
     unsigned: Pending
     """Charges whose receipts are not signed yet."""

@@ -118,8 +118,11 @@ def retired_key_check(message: str, *, is_before: bool) -> Check:
     """The signature's check if its key is retired. `is_before`: its batch was committed before."""
     if is_before:
         return Check("signature", is_right=True, message=f"{message}, retired after its batch")
-    text = "retired, so that anyone may have signed since: request the receipt again for the next key's"
-    return Check("signature", is_right=None, message=f"{message}, {text} signature")
+    text = (
+        "retired, so that anyone may have signed since: request the receipt again for the next key's "
+        "signature (one without a charge is in no batch, and not signed again)"
+    )
+    return Check("signature", is_right=None, message=f"{message}, {text}")
 
 
 def is_in_place(receipt: Receipt, header: Header, spans: Sequence[Span], opening: Opening) -> bool:

@@ -145,9 +145,10 @@ class TrainingResult:
     """`eval_loss_base`, `eval_loss_adapter` (nats per completion token), `perplexity_...`, `train_loss`, the
     same losses on the general set as `general_loss_...`, `num_train_rows`, `num_eval_rows`, of them
     `num_shared_eval_rows` with the source or question of a trained row, `num_unused_rows`, `num_tokens` (that
-    went through the model), `num_trained_tokens` (with loss), `num_charged_tokens` (those of one epoch,
-    or `num_tokens` if they are more; missing in results of earlier releases), `num_steps`, `kept_step` (the
-    step of these weights), `midway_step` (the step of the index's gradients), `train_seconds`.
+    went through the model), `num_trained_tokens` (with loss), `num_charged_tokens` (those of one epoch, or
+    `num_tokens` if they are more), `num_steps`, `kept_step` (the step of these weights), `midway_step` (the
+    step of the index's gradients), `train_seconds`. Results of earlier releases lack `num_charged_tokens`,
+    `num_shared_eval_rows` and `num_unused_rows`.
     `distilled_agreement` and `distilled_error_agreement` are the mean rank correlations of the distilled
     scores with the gradient's on `num_kept_out` answers, if there are two contributions or more. For an
     imported adapter only the losses on the general set."""

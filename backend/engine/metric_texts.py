@@ -28,10 +28,11 @@ def checked(text: str, server: str) -> str:
     raise MalformedMetrics(f"The metrics of {server} are not in Prometheus' text format{where}.")
 
 
-def total(text: str, names: Collection[str]) -> float:
-    """Sum of all samples with these names."""
+def total(text: str, names: Collection[str]) -> float | None:
+    """Sum of all samples with these names; None if there is none."""
     families = text_string_to_metric_families(text)
-    return sum(sample.value for family in families for sample in family.samples if sample.name in names)
+    found = [sample.value for family in families for sample in family.samples if sample.name in names]
+    return sum(found) if found else None
 
 
 def _is_readable(text: str) -> bool:

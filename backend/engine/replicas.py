@@ -51,7 +51,7 @@ class ReplicaLimits:
 class WatchedEngine(Engine, Protocol):
     async def progress(self) -> object:
         """A value that differs from the last one if the engine has computed a step since, for whichever
-        process.
+        process; None if it cannot say.
         """
         ...
 

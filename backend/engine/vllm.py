@@ -150,10 +150,10 @@ class VllmEngine:
 
     async def progress(self) -> object:
         """Its counts of tokens and the share of blocks in use, which its engine process reports after each
-        step: its API process answers without it.
+        step: its API process answers without it. None without them (`--disable-log-stats`).
         """
         text = await self.metrics(CALL_SECONDS)
-        return [line for line in text.splitlines() if _PROGRESS.match(line)]
+        return [line for line in text.splitlines() if _PROGRESS.match(line)] or None
 
     async def _read(
         self, request: Generate, reader: AnswerReader, events: asyncio.Queue[Chunk | Exception]

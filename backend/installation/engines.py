@@ -59,13 +59,14 @@ class Engines:
         """The replicas of each base model by name."""
         return [self._group(place, base) for place, base in enumerate(self._settings.served)]
 
-    async def num_requests(self, name: str, seconds: float) -> int:
-        """Requests that a replica answers or has in its queue. Errors: `Unavailable`, also if its metrics
-        cannot be read within `seconds`.
+    async def num_requests(self, name: str, seconds: float) -> int | None:
+        """Requests that a replica answers or has in its queue; None if its metrics do not say it. Errors:
+        `Unavailable`, also if they cannot be read within `seconds`.
         """
         from backend.engine.metric_texts import total
 
-        return int(total(await self.replicas[name].metrics(seconds), REQUESTS))
+        found = total(await self.replicas[name].metrics(seconds), REQUESTS)
+        return None if found is None else int(found)
 
     def drained(self) -> list[str]:
         """Names of the replicas that get no new requests."""

@@ -123,7 +123,8 @@ def test_a_restored_market_goes_on_and_every_unit_is_right(shell: Shell, tmp_pat
     shell.environment["LORALEDGER_HOME"] = str(tmp_path / "restored")
     shell.run(restore)
     assert shell.query("SELECT count(*) FROM receipts") == [(1,)]
-    assert shell.run(revoke) == "revoked 0 API keys and ended 1 session\n"
+    assert shell.run(revoke) == "revoked 0 API keys and ended 2 sessions\n"  # of the two commands before
+    assert shell.query("SELECT count(*) FROM sessions") == [(0,)]
     shell.environment["RECEIPT_KEY"] = local_account(2).account
     with shell.up():
         shell.run(rotate)

@@ -7,6 +7,7 @@ not chosen.
 from __future__ import annotations
 
 import hashlib
+from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -62,14 +63,13 @@ class Answer:
 
 
 def plan_prompts(rows: Sequence[Example], untrained: Sequence[Example]) -> list[Prompt]:
-    """Prompts of the rows that were not trained on, held out or unused, then of the trained `rows`, in the
-    order of their hashes, and again from the start until there are enough.
+    """Prompts of the rows that were not trained on, held out or unused, then of the trained `rows`, and again
+    from the start until there are enough.
 
-    `workers.training.split` takes the same part of each contribution, so that none has more of the prompts
-    than of the rows.
+    Each contribution has the part of them that it has of the rows, however many there are:
+    `workers.training.split` leaves the same part of each untrained.
     """
-    parts = [sorted({_prompt(row) for row in part}, key=_draw) for part in (untrained, rows)]
-    distinct = list(dict.fromkeys(prompt for part in parts for prompt in part))
+    distinct = list(dict.fromkeys(prompt for part in (untrained, rows) for prompt in _interleaved(part)))
     count = min(MAX_ANSWERS, ANSWERS_PER_ROW * len(rows))
     places = [number % len(distinct) for number in range(count)]
     return [
@@ -125,6 +125,22 @@ def read_answers(path: Path) -> list[Answer]:
         Answer(Prompt(found.prompt, found.seed, found.is_kept_out), found.answer)
         for found in parse_answers(path.read_bytes())
     ]
+
+
+def _interleaved(rows: Sequence[Example]) -> list[tuple[int, ...]]:
+    """The distinct prompts: those of a contribution in the order of their hashes, and those of all mixed as
+    evenly as their numbers allow. By their hashes alone, who writes many questions until some have low ones
+    would have all of the first.
+    """
+    of_contribution: dict[int, set[tuple[int, ...]]] = defaultdict(set)
+    for row in rows:
+        of_contribution[row.contribution].add(_prompt(row))
+    placed = [
+        ((rank + 0.5) / len(prompts), _draw(prompt), prompt)
+        for prompts in of_contribution.values()
+        for rank, prompt in enumerate(sorted(prompts, key=_draw))
+    ]
+    return [prompt for _, _, prompt in sorted(placed)]
 
 
 def _prompt(row: Example) -> tuple[int, ...]:

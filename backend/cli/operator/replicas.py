@@ -76,5 +76,7 @@ async def _state(engines: Engines, name: str) -> list[str]:
     try:
         num_requests = await engines.num_requests(name, PROBE_SECONDS)
     except Unavailable:
+        num_requests = None
+    if num_requests is None:
         return ["up"]
     return ["up", "idle" if not num_requests else counted(num_requests, "request")]

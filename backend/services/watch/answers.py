@@ -67,13 +67,14 @@ class Answers:
             opened = tx.chain.open_demands(operator)
             due = [one for one in opened if not one.is_past(head.timestamp, head.number)]
             committed = {one.batch_hash: tx.chain.batch(one.batch_hash) for one in due}
-            covers = [int(batch.header["slashUpTo"]) for batch in tx.chain.open_batches(operator)]
+            covers = [(one.number, int(one.header["slashUpTo"])) for one in tx.chain.open_batches(operator)]
         by_batch: dict[Hash32, list[Demand]] = {}
         for one in due:
             by_batch.setdefault(one.batch_hash, []).append(one)
-        worth = self._slash_share(operator, max(covers, default=0), len(due)) if due else 0
         for batch_hash, demands in by_batch.items():
             if (batch := committed[batch_hash]) is not None:
+                cover = max((cover for number, cover in covers if number >= batch.number), default=0)
+                worth = self._slash_share(operator, cover, len(due))
                 yield from self._answer(batch, demands, worth)
 
     def _answer(
@@ -97,7 +98,7 @@ class Answers:
 
     def _slash_share(self, operator: Account, cover: int, num_open: int) -> int | None:
         """Wei of the slash that each of the open leaves averts; None: worth any price. A void takes all later
-        batches along, so that the largest `cover` that a pending one required is slashed.
+        batches along, so that the largest `cover` that one of them required is slashed.
         """
         if operator != self._own:
             return 0

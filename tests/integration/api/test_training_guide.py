@@ -109,7 +109,7 @@ def test_every_command_does_what_the_page_says(api: Api) -> None:
         typed = command.replace("$SNAPSHOT", some_hash("snapshot"))
         said.append(type_in(typed.replace("$JOB", jobs[0].id if jobs else "")))
     estimated, created, listed, watched, _, cancelled = said
-    assert "18 rows to train on, 2 held out" in estimated
+    assert "18 rows to train on, 2 not trained" in estimated
     assert "about 0.00000000036 dollars for 180 tokens, at 0.000002 dollars per million tokens" in estimated
     assert "at most 0.00000001536 dollars" in created
     assert "validating_files; at most" in listed

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections import Counter
+from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -203,6 +204,8 @@ def test_a_session_key_that_is_held_for_longer_is_granted_as_long_again(
     if is_granted:
         payments.deposit(market, UNITS)  # type: ignore[arg-type]
         assert market.posted[0][1]["session"]["expiry"] == expiry
+        until = datetime.fromtimestamp(expiry, UTC).isoformat(timespec="minutes")
+        assert any(until in words for _, words in market.statements[0].terms)  # the payer is told
     else:
         with pytest.raises(SignatureRefused, match="another deposit or session"):
             payments.deposit(market, UNITS)  # type: ignore[arg-type]

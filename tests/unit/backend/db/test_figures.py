@@ -123,6 +123,26 @@ def test_charges_above_their_channels_balance_are_unfunded_until_it_covers_them(
         assert [backlog.amount for backlog in tx.receipts.backlogs(OPERATOR)] == [charge]
 
 
+def test_charges_behind_one_above_the_balance_are_unfunded_too(database: Database) -> None:
+    """Receipts of a channel are collected in their order."""
+    market = Market()
+    served = [market.serve(market.channels[0]) for _ in range(4)]
+    ends = (2, 10, 11, 12)
+    channel = {"channelId": served[0].receipt.channel_id}
+    parties = {"payer": ALICE, "operator": OPERATOR, "collector": BOB}
+    with database.begin() as tx:
+        take_in(tx, ("PaymentVault", "ChannelOpened", channel | parties))
+        take_in(tx, ("PaymentVault", "Deposited", channel | {"amount": 5}))
+        for start, end, signed in zip((0, *ends), ends, served, strict=False):
+            changed = replace(signed, receipt=replace(signed.receipt, cumulative=end, charge=end - start))
+            number = receipt_id(changed.receipt)
+            tx.receipts.add(NewReceipt(number, OPERATOR, ALICE, changed, KEY, some_hash("salt"), None))
+    found = read(database)
+    assert (found.unsettled.count, found.unsettled_units, found.unfunded_units) == (1, 2, 10)
+    with database.read() as tx:
+        assert [backlog.amount for backlog in tx.receipts.backlogs(OPERATOR)] == [2]
+
+
 def test_reservations_count_until_they_expire(database: Database) -> None:
     channel = Market().channels[0]
     with database.begin() as tx:

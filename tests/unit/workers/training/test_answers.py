@@ -15,6 +15,7 @@ from workers.training.answers import (
     MIN_PROMPT_TOKENS,
     Answer,
     Prompt,
+    _draw,
     answer_tensors,
     plan_prompts,
     read_answers,
@@ -64,6 +65,15 @@ def test_no_contribution_has_more_of_the_prompts_than_of_the_rows() -> None:
     asked = {prompt.token_ids[0] for prompt in plan_prompts(split.train, [*split.held_out, *split.unused])}
     assert len(asked) == MAX_ANSWERS
     assert sum(number < 2_000 for number in asked) == pytest.approx(0.4 * MAX_ANSWERS, rel=0.2)
+
+
+def test_a_contribution_whose_prompts_have_the_lowest_hashes_has_no_more_of_them() -> None:
+    """Its author can write each question again until it has one."""
+    numbers = sorted(range(10_000), key=lambda number: _draw((number,) * 10))
+    ground, others = numbers[:1_000], numbers[1_000:]
+    rows = [replace(row(n), contribution=1) for n in ground] + [row(n) for n in others]
+    asked = {prompt.token_ids[0] for prompt in plan_prompts([row(-1)] * 200, rows)}
+    assert len(asked & set(ground)) == pytest.approx(0.1 * MAX_ANSWERS, abs=1)
 
 
 def test_plain_text_is_continued_from_its_first_words() -> None:
