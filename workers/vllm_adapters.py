@@ -60,6 +60,8 @@ class Exporter:
     def __init__(self, start: Start) -> None:
         import torch
 
+        # What `answer` needs is imported before memory is limited.
+        from inference.lora import blend, export  # noqa: F401
         from inference.lora.adapter import AdapterLoader, max_file_bytes
         from inference.model.families import read_architecture
         from inference.model.loader import BaseWeights
