@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sqlalchemy import func, literal, select
+from sqlalchemy import func, literal, not_, select
 
 from backend.db.base import Amount
 from backend.db.tables.chain import ChannelRow
-from backend.db.tables.serving import ReceiptRow
+from backend.db.tables.serving import CumulativeRow, ReceiptRow
 
 if TYPE_CHECKING:
     from sqlalchemy import ColumnElement, Subquery
@@ -30,12 +30,16 @@ IS_OPEN = IS_IN_NO_BATCH & (_IS_UNKNOWN | (ReceiptRow.cumulative > ChannelRow.co
 
 def first_unfunded(operator: Account) -> Subquery:
     """By `channel_id`, the cumulative of its first open receipt whose charge exceeds its balance. Neither
-    that one nor those behind it can be collected unless the payer deposits again.
+    that one nor those behind it can be collected unless the payer deposits again. Receipts that the payer has
+    to waive block nothing once they are waived.
     """
+    is_waivable = func.coalesce(CumulativeRow.waive_until, ZERO) >= ReceiptRow.cumulative
     return (
         select(ReceiptRow.channel_id, func.min(ReceiptRow.cumulative).label("cumulative"))
         .join(ChannelRow, ChannelRow.id == ReceiptRow.channel_id)
+        .outerjoin(CumulativeRow, CumulativeRow.channel_id == ReceiptRow.channel_id)
         .where(ReceiptRow.operator == operator, IS_OPEN, ReceiptRow.charge > ChannelRow.balance)
+        .where(not_(is_waivable))
         .group_by(ReceiptRow.channel_id)
         .subquery("first_unfunded")
     )

@@ -123,9 +123,8 @@ class Channels:
             if signer != payer and signer not in grants:
                 raise Forbidden(f"{signer} may not sign vouchers of this channel.", param="signature")
             own = [one.signed.voucher for one in tx.channels.vouchers(channel) if one.signer == signer]
-            if voucher.waived_until not in {
-                known.waived_until for known in own
-            }:  # also if no conviction is left
+            is_repeated = voucher.waived_until in {known.waived_until for known in own}
+            if not is_repeated:  # it may be repeated also if the conviction was removed
                 _check_waiver(tx, channel, voucher.waived_until, quarantined)
             for known in own:
                 if known.waived_until > voucher.waived_until and known.waived_until > _settled(tx, channel):

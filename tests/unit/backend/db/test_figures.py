@@ -141,6 +141,11 @@ def test_charges_behind_one_above_the_balance_are_unfunded_too(database: Databas
     assert (found.unsettled.count, found.unsettled_units, found.unfunded_units) == (1, 2, 10)
     with database.read() as tx:
         assert [backlog.amount for backlog in tx.receipts.backlogs(OPERATOR)] == [2]
+    with database.begin() as tx:  # once the large one is waived, those behind it can be collected
+        tx.channels.demand_waivers({market.channels[0]: 10})
+    assert read(database).unfunded_units == 0
+    with database.read() as tx:
+        assert [backlog.num_receipts for backlog in tx.receipts.backlogs(OPERATOR)] == [4]
 
 
 def test_reservations_count_until_they_expire(database: Database) -> None:
