@@ -14,19 +14,23 @@ import contextlib
 import itertools
 import logging
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from backend.domain.errors import DomainError, InvalidInput, Overloaded
 from backend.domain.ids import Hash32
 from backend.engine.metric_texts import merge
 from backend.engine.routing import LOAD_FACTOR, place, ranked
-from backend.ports.engine import Engine, EngineState, EngineUnavailable, EngineUnreachable, MalformedMetrics
+from backend.ports.engine import EngineState, EngineUnavailable, EngineUnreachable, MalformedMetrics
 from inference.protocol import Generate, Sampling
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Mapping
 
+    from backend.engine.client import EngineClient
+    from backend.engine.vllm import VllmEngine
     from inference.protocol import Chunk, CountTokens, TokenCount
+
+    WatchedEngine = EngineClient | VllmEngine
 
 log = logging.getLogger(__name__)
 
@@ -46,14 +50,6 @@ class ReplicaLimits:
     stall_seconds: float = 60.0
     probe_seconds: float = 30.0
     load_factor: float = LOAD_FACTOR
-
-
-class WatchedEngine(Engine, Protocol):
-    async def progress(self) -> object:
-        """A value that differs from the last one if the engine has computed a step since, for whichever
-        process; None if it cannot say.
-        """
-        ...
 
 
 @dataclass(eq=False, slots=True)
@@ -319,7 +315,9 @@ def _now() -> float:
 
 
 async def _progress(engine: WatchedEngine) -> object:
-    """None if it does not say."""
+    """A value that differs from the last one if the engine has computed a step since, for whichever process;
+    None if it cannot say.
+    """
     try:
         return await engine.progress()
     except DomainError:
