@@ -204,7 +204,7 @@ class Replicas:
             replica.progress_at = _now()
         replica.load += 1
         try:
-            async with contextlib.aclosing(replica.engine.generate(request)) as chunks:  # type: ignore[type-var]
+            async with contextlib.aclosing(replica.engine.generate(request)) as chunks:
                 while (chunk := await self._next(replica, chunks)) is not None:
                     if chunk.finish_reason != "abort":  # that one needs no server which works
                         replica.progress_at = _now()
@@ -272,7 +272,7 @@ class Replicas:
         try:
             async with asyncio.timeout(self._limits.probe_seconds):
                 before = await _progress(replica.engine)
-                async with contextlib.aclosing(replica.engine.generate(request)) as chunks:  # type: ignore[type-var]
+                async with contextlib.aclosing(replica.engine.generate(request)) as chunks:
                     async for _ in chunks:
                         pass
         except Overloaded:
