@@ -2,8 +2,8 @@
 
 Uses prometheus-client's multiprocess mode: each process writes to separate files, and the scraped process
 sums them. A process claims the first free slot of its name, by a lock that the kernel holds until the process
-exits. The next holder of the slot continues its counters, so that no counter decreases over restarts, and
-sets its gauges anew. The number of files is that of the most processes that ran at once.
+exits. The next process in the slot continues its counters, so that no counter decreases over restarts, and
+starts without gauges. The number of files grows with the most processes that run at once.
 """
 
 from __future__ import annotations

@@ -72,7 +72,7 @@ def sign_again(
         if known is None or not known.retired:
             return 0
         receipts = tx.receipts.signed_by_others(operator, known.active_keys)
-    # Answers that are served meanwhile wait for a transaction, so each one is short.
+    # SQLite has one writer: a long transaction would delay the charges of running answers.
     for start in range(0, len(receipts), MAX_SIGNED):
         some = receipts[start : start + MAX_SIGNED]
         with db.begin() as tx:

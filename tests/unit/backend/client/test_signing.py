@@ -205,7 +205,7 @@ def test_a_session_key_that_is_held_for_longer_is_granted_as_long_again(
         payments.deposit(market, UNITS)  # type: ignore[arg-type]
         assert market.posted[0][1]["session"]["expiry"] == expiry
         until = datetime.fromtimestamp(expiry, UTC).isoformat(timespec="minutes")
-        assert any(until in words for _, words in market.statements[0].terms)  # the payer is told
+        assert any(until in words for _, words in market.statements[0].terms)  # the payer sees the expiry
     else:
         with pytest.raises(SignatureRefused, match="another deposit or session"):
             payments.deposit(market, UNITS)  # type: ignore[arg-type]
