@@ -19,14 +19,15 @@ from backend.domain.errors import InvalidInput
 _MAX_SOCKET_PATH = 100  # bytes; supported by all platforms
 _ORIGIN = re.compile(r"https?://[a-z0-9.-]+(:\d{1,5})?|https?://\[[0-9a-f:.]+\](:\d{1,5})?")
 """As browsers send it: in lower case, without a path."""
-_HTTP_URL = re.compile(r"https?://[^/?#\s]+/?")
+_SERVER_URL = re.compile(r"https?://[^/?#\s]+(/[^?#\s]*)?")
+"""Servers of a Ray cluster share an address and differ by their paths."""
 ACTORS_VARIABLES = frozenset({"LORALEDGER_MARKET", "LORALEDGER_DEPLOYMENT"})
 """Variables of actors' commands, which are no settings of an installation."""
 
 
 def _check_urls(urls: tuple[str, ...]) -> tuple[str, ...]:
     for url in urls:
-        if not _HTTP_URL.fullmatch(url):
+        if not _SERVER_URL.fullmatch(url):
             raise ValueError(f"{url!r} is no URL of a server, such as http://127.0.0.1:8001")
     return tuple(url.rstrip("/") for url in urls)
 

@@ -25,6 +25,7 @@ from backend.engine.vllm import VllmEngine
 from backend.engine.vllm_adapters import ServedBase, VllmAdapters
 from backend.engine.vllm_answer import read_answer_parts
 from backend.loopback import free_port
+from backend.settings import Settings
 from benchmarks.peers import PEERS
 from inference.model.base_model import base_model_digest
 from inference.protocol import Generate, Sampling
@@ -55,7 +56,7 @@ class Cluster:
         self.model, self.oracle = model, Oracle(model)
         self.kinds = make_kinds(folder / "kinds", model, KEPT)
         found = _bash(f'{POINT}echo "$LORALEDGER_ENGINE_URLS"', folder, variables)
-        self.urls = found.strip().split(",")
+        self.urls = Settings(engine_urls=found.strip()).served[0].urls
         base = ServedBase(model, base_model_digest(model), "float32", 64)
         self.adapters = VllmAdapters(base, Path(variables["ADAPTERS"]), lambda: None)
 

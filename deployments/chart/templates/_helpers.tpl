@@ -97,16 +97,13 @@ app.kubernetes.io/instance: {{ .Release.Name }}
   resources: {{ .resources | toJson }}
 {{- end -}}
 
-{{/* Probes of a process that listens on the socket of this name. */}}
-{{- define "loraledger.socketProbes" -}}
+{{/* Probe of a process that listens on the socket of this name. None restarts it: a base model may take any time to
+download, and an engine that hangs ends itself. */}}
+{{- define "loraledger.socketProbe" -}}
 {{- $connect := printf "import socket; socket.socket(socket.AF_UNIX).connect('/var/lib/loraledger/run/%s.sock')" . -}}
-startupProbe:
+readinessProbe:
   exec:
     command: {{ list "python" "-c" $connect | toJson }}
   periodSeconds: 10
-  failureThreshold: 60
-livenessProbe:
-  exec:
-    command: {{ list "python" "-c" $connect | toJson }}
-  periodSeconds: 10
+  timeoutSeconds: 5
 {{- end -}}

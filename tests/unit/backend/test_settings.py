@@ -138,6 +138,14 @@ def test_bases_have_engines_prices_and_training_of_their_own(monkeypatch: pytest
     assert remote.vllm_folder == Path(".loraledger", "vllm", "large")
 
 
+def test_replicas_on_a_ray_cluster_are_named_as_its_page_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = Path("docs/ray.md").read_text()
+    [urls] = re.findall(r'^export LORALEDGER_ENGINE_URLS="(.*)"$', text, re.MULTILINE)
+    monkeypatch.setenv("LORALEDGER_ENGINE_URLS", urls.replace("$PORT", "8000"))
+    [base] = load_settings().served
+    assert base.urls == ("http://127.0.0.1:8000/replica-1", "http://127.0.0.1:8000/replica-2")
+
+
 def test_a_single_base_is_named_by_the_settings_of_one() -> None:
     settings = Settings(base_model="/models/small", engine_replicas=2, training_price=3)
     [base] = settings.served

@@ -159,6 +159,22 @@ def test_secrets_are_in_no_file_of_the_repository() -> None:
         assert "${" in line or "PASSWORD_FILE" in line, line
 
 
+def test_what_the_guide_writes_is_neither_committed_nor_copied_into_images() -> None:
+    compose = [".env", "loraledger.env", "deployment.json", "secrets/keystore-password"]
+    backups = ["home.tar", "kubo.tar", "loraledger.dump"]
+    secrets = ["keystore-password", "secret.env", "pg_service.conf", "values.yaml", *backups]
+    written = [f"deployments/compose/{name}" for name in (*compose, *backups)] + secrets
+    done = subprocess.run(
+        ["git", "check-ignore", *written], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.stdout.split() == written
+    context = (DEPLOYMENTS / "images" / "Dockerfile.dockerignore").read_text().splitlines()
+    assert context[0] == "*"
+    assert context.index("!deployments") < context.index("deployments/*")
+    again = {line for line in context if line.startswith("!deployments/")}
+    assert again == {"!deployments/README.md", "!deployments/*.json"}
+
+
 def test_images_run_as_a_user_without_rights() -> None:
     for target in ("server", "engine", "worker"):
         assert DOCKERFILE.last(target, "USER") == "10001:10001"

@@ -17,7 +17,7 @@ import pytest
 from psycopg import sql
 from sqlalchemy import make_url
 
-from backend.db.migrate import upgrade
+from backend.db.migrate import migrate, upgrade
 from backend.db.unit_of_work import Database
 from backend.domain.denials import Denial, Denied, Reason, Subject
 from tests.support.market import some_account
@@ -81,15 +81,25 @@ def opened(url: str) -> Iterator[Database]:
         database.close()
 
 
-def test_a_backup_is_restored_over_later_rows_and_into_an_empty_database(
-    urls: list[str], tmp_path: Path
-) -> None:
+def test_a_backup_of_any_revision_is_restored_into_an_empty_database(urls: list[str], tmp_path: Path) -> None:
     first, empty = urls
     (tmp_path / "backup").mkdir()
     deny(first, "before")
+    with opened(first) as database:
+        migrate(database.engine, "0030")
     run(BACKUP, tmp_path, first)
     deny(first, "after")
     assert denied(first) == [some_account("before"), some_account("after")]
-    for url in (first, empty):
-        run(RESTORE, tmp_path, url)
-        assert denied(url) == [some_account("before")]
+    run(RESTORE, tmp_path, empty)
+    assert denied(empty) == [some_account("before")]
+
+
+def test_a_restore_into_a_database_with_tables_changes_nothing(urls: list[str], tmp_path: Path) -> None:
+    first, other = urls
+    (tmp_path / "backup").mkdir()
+    deny(first, "before")
+    deny(other, "after")
+    run(BACKUP, tmp_path, first)
+    with pytest.raises(AssertionError, match="already exists"):
+        run(RESTORE, tmp_path, other)
+    assert denied(other) == [some_account("after")]

@@ -123,10 +123,11 @@ def test_a_sender_whose_remote_signer_is_down_starts_and_waits_for_it(tmp_path: 
 
 
 def test_urls_of_servers_are_checked() -> None:
-    with pytest.raises(ValueError, match="no URL of a server"):
-        Settings(engine_urls="127.0.0.1:8001")
-    settings = Settings(engine_urls="http://a:1/, http://b:2")
-    assert settings.served[0].urls == ("http://a:1", "http://b:2")
+    for url in ("127.0.0.1:8001", "http://a:1?b", "http://a:1/b#c", "http:///b"):
+        with pytest.raises(ValueError, match="no URL of a server"):
+            Settings(engine_urls=url)
+    settings = Settings(engine_urls="http://a:1/, http://b:2, http://b:2/c/")
+    assert settings.served[0].urls == ("http://a:1", "http://b:2", "http://b:2/c")
 
 
 def test_each_base_has_engines_of_its_own_which_are_numbered_through(tmp_path: Path) -> None:
