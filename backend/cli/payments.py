@@ -45,7 +45,8 @@ def deposit(
     actor: Actor,
 ) -> None:
     """Deposit dollars in the wallet's channel, and grant the gateway a session key for one day, or for as
-    long as it already holds one, which cannot be shortened. What is signed is shown first.
+    long as it says that it already holds one, which cannot be shortened; with --yes for no longer than a day.
+    What is signed is shown first.
 
     With it the gateway can charge up to what the channel then holds, without a signature for each answer.
     """
@@ -53,7 +54,8 @@ def deposit(
 
     units = parse_units(amount, "DOLLARS")
     with actor.connect() as client:
-        channel_id = calls.deposit(client, units, with_session=not without_session)
+        longest = calls.SESSION_SECONDS if actor.is_agreed else calls.MAX_SESSION_SECONDS
+        channel_id = calls.deposit(client, units, with_session=not without_session, longest_session=longest)
         channel = client.get(f"/v1/channels/{channel_id}")
     held, available = dollars(channel["balance"]), dollars(channel["available"])
     without = f"holds {held}, of which {available} can be spent without a further voucher"

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 SESSION_SECONDS = 24 * 3600
 MAX_SESSION_SECONDS = 366 * SESSION_SECONDS
-"""A session key that the market says it holds for longer is not granted again: the pages offer a year."""
+"""The pages offer a year."""
 CHANNEL_AMOUNTS = (
     *("balance", "thawing", "available"),
     *("collected", "charged", "reserved", "cap", "signed", "waived_until"),
@@ -122,13 +122,15 @@ def collectable_until(session: Mapping[str, Any]) -> int:
     return MAX_THAW_SECONDS + int(expiry if revoked_at is None else min(expiry, revoked_at))
 
 
-def deposit(client: ApiClient, units: int, *, with_session: bool = True) -> ChannelId:
+def deposit(
+    client: ApiClient, units: int, *, with_session: bool = True, longest_session: int = MAX_SESSION_SECONDS
+) -> ChannelId:
     """Deposit token units without gas: the wallet signs, the operator sends. `with_session`: the market gets
     a session key for a day and for what the channel then holds, or for longer and for more if the one that it
-    holds has been granted that. Returns the channel's id once the deposit is
-    confirmed.
+    holds has been granted that. Returns the channel's id once the deposit is confirmed.
 
-    Errors: `Conflict` if the payment token takes no deposits by signature.
+    Errors: `SignatureRefused` if the market says that it holds a session key for more than `longest_session`
+    seconds, of which there is only its word; `Conflict` if the payment token takes no deposits by signature.
     """
     channel = own_channel(client)
     body: dict[str, Any] = {"amount": AMOUNT.render(units * UNIT)}
@@ -136,7 +138,13 @@ def deposit(client: ApiClient, units: int, *, with_session: bool = True) -> Chan
     if with_session:
         cap = max(channel.funded + units * UNIT, channel.held_cap)
         now = int(time.time())
-        expiry = max(now + SESSION_SECONDS, min(channel.held_expiry, now + MAX_SESSION_SECONDS))
+        if channel.held_expiry > now + longest_session:
+            raise SignatureRefused(
+                f"the market says that it holds a session key until {_minute(channel.held_expiry)}, and the "
+                "deposit would grant it until then again; nothing was signed. Without --yes you are asked "
+                "about up to a year; with --no-session a deposit leaves the key as it is"
+            )
+        expiry = max(now + SESSION_SECONDS, channel.held_expiry)
         body["session"] = {"expiry": expiry, "cap": AMOUNT.render(cap)}
     prepared = client.post("/v1/deposits/prepare", body)
     with reading_answer(UNSIGNED):
@@ -204,8 +212,12 @@ def grant_session(client: ApiClient, channel: Channel, key: Account, cap: int, e
 
 def _session_terms(key: Account, cap: int, expiry: int) -> tuple[tuple[str, str], ...]:
     """In absolute values: what the channel has spent so far is only the market's word."""
-    until = datetime.fromtimestamp(expiry, UTC).isoformat(timespec="minutes")
-    return (("session key", key), ("may spend", f"{in_dollars(cap)} {SINCE_OPENED}"), ("until", until))
+    spend = f"{in_dollars(cap)} {SINCE_OPENED}"
+    return (("session key", key), ("may spend", spend), ("until", _minute(expiry)))
+
+
+def _minute(timestamp: int) -> str:
+    return datetime.fromtimestamp(timestamp, UTC).isoformat(timespec="minutes")
 
 
 def send_paid(

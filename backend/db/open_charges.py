@@ -46,5 +46,8 @@ def first_unfunded(operator: Account) -> Subquery:
 
 
 def is_funded(first: Subquery) -> ColumnElement[bool]:
-    """Whether the receipt comes before the `first_unfunded` one of its channel, which is outer-joined."""
-    return first.c.cumulative.is_(None) | (ReceiptRow.cumulative < first.c.cumulative)
+    """Whether its channel's balance covers the receipt, and it comes before the `first_unfunded` one of the
+    channel, which is outer-joined.
+    """
+    is_covered = _IS_UNKNOWN | (ReceiptRow.charge <= ChannelRow.balance)
+    return is_covered & (first.c.cumulative.is_(None) | (ReceiptRow.cumulative < first.c.cumulative))

@@ -174,6 +174,11 @@ class Publication:
         with self._db.begin() as tx:
             check_adapter(tx, job.result.adapter_digest, "job_id")
             snapshots = snapshots_of(tx, job)
+        if not self._store.has(job.cid):
+            raise NotPublished(
+                f"the folder of {job.id} is not stored any more, as after a takedown: train or import the "
+                "adapter again"
+            )
         return VersionRecord(
             creator=job.creator,
             name=listing.name,

@@ -71,11 +71,14 @@ class Answers:
         by_batch: dict[Hash32, list[Demand]] = {}
         for one in due:
             by_batch.setdefault(one.batch_hash, []).append(one)
+        numbers = [batch.number for one in due if (batch := committed[one.batch_hash]) is not None]
         for batch_hash, demands in by_batch.items():
             if (batch := committed[batch_hash]) is not None:
+                # A void takes all later batches along, so the largest cover that one of them required is
+                # slashed, and is averted only if the leaves of earlier batches are answered too.
                 cover = max((cover for number, cover in covers if number >= batch.number), default=0)
-                worth = self._slash_share(operator, cover, len(due))
-                yield from self._answer(batch, demands, worth)
+                num_leaves = sum(number <= batch.number for number in numbers)
+                yield from self._answer(batch, demands, self._slash_share(operator, cover, num_leaves))
 
     def _answer(
         self, batch: CommittedBatch, demands: Sequence[Demand], slash_share: int | None
@@ -96,16 +99,14 @@ class Answers:
                     text = f"leaf {demand.leaf_id[:10]} of {demand.tree.name.lower()}"
                     yield from outcome(batch, "answered", text, [sent])
 
-    def _slash_share(self, operator: Account, cover: int, num_open: int) -> int | None:
-        """Wei of the slash that each of the open leaves averts; None: worth any price. A void takes all later
-        batches along, so that the largest `cover` that one of them required is slashed.
-        """
+    def _slash_share(self, operator: Account, cover: int, num_leaves: int) -> int | None:
+        """Wei of the slash that the answer for each of the leaves averts; None: worth any price."""
         if operator != self._own:
             return 0
         if self._coin_units is None:
             return None
         slashed = int(self._chain.call("OperatorRegistry", "stakeOf", operator)["slashed"])
-        return max(cover - slashed, 0) * COIN // (UNIT * self._coin_units * num_open)
+        return max(cover - slashed, 0) * COIN // (UNIT * self._coin_units * num_leaves)
 
     def calls(self, committed: CommittedBatch, demands: Sequence[Demand]) -> Iterator[Call]:
         """The answering calls, in order. Errors: `AnswersUnknown`; `Unavailable`."""

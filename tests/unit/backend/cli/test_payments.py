@@ -131,7 +131,7 @@ class DepositingWallet(MovingWallet):
 
 
 def test_a_deposit_without_a_session_is_spent_by_vouchers(capsys: pytest.CaptureFixture[str]) -> None:
-    actor = SimpleNamespace(connect=lambda: nullcontext(DepositingWallet()))
+    actor = SimpleNamespace(connect=lambda: nullcontext(DepositingWallet()), is_agreed=False)
     payments.deposit.__wrapped__("5", without_session=True, actor=actor)  # type: ignore[attr-defined]
     channel = channel_id(PAYER, OPERATOR, COLLECTOR)
     said = "holds 5 dollars, of which 0 dollars can be spent without a further voucher"

@@ -191,24 +191,31 @@ def test_a_session_key_of_the_market_is_collectable_for_a_thaw_after_its_end(
     assert channel.held_expiry == (valid["expiry"] if is_valid else 0)
 
 
-@pytest.mark.parametrize(("days", "is_granted"), [(7, True), (365, True), (400, False)])
+DAY, YEAR = payments.SESSION_SECONDS, payments.MAX_SESSION_SECONDS
+
+
+@pytest.mark.parametrize(
+    ("days", "longest", "is_granted"),
+    [(7, YEAR, True), (365, YEAR, True), (400, YEAR, False), (1, DAY, True), (7, DAY, False)],
+)
 def test_a_session_key_that_is_held_for_longer_is_granted_as_long_again(
-    days: int, *, is_granted: bool
+    days: int, longest: int, *, is_granted: bool
 ) -> None:
     """The vault never lowers an expiry. But the market alone says how long it holds a key."""
-    expiry = int(time.time()) + days * 24 * 3600
+    expiry = int(time.time()) + days * DAY
     stated = stated_channel()
     held = {"expiry": expiry, "cap": AMOUNT.render(0), "is_custodial": True, "is_revoked": False}
     stated["data"][0]["sessions"] = [held | {"revoked_at": None}]
     market = Market({"/v1/channels": stated, DEPOSIT: deposit_answer(expiry=expiry)})
     if is_granted:
-        payments.deposit(market, UNITS)  # type: ignore[arg-type]
-        assert market.posted[0][1]["session"]["expiry"] == expiry
+        payments.deposit(market, UNITS, longest_session=longest)  # type: ignore[arg-type]
+        assert market.posted[0][1]["session"]["expiry"] >= expiry
         until = datetime.fromtimestamp(expiry, UTC).isoformat(timespec="minutes")
         assert any(until in words for _, words in market.statements[0].terms)  # the payer sees the expiry
     else:
-        with pytest.raises(SignatureRefused, match="another deposit or session"):
-            payments.deposit(market, UNITS)  # type: ignore[arg-type]
+        with pytest.raises(SignatureRefused, match="says that it holds a session key until"):
+            payments.deposit(market, UNITS, longest_session=longest)  # type: ignore[arg-type]
+        assert not market.posted
     assert market.has_signed() == is_granted
 
 

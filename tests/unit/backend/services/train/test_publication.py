@@ -475,3 +475,12 @@ def test_a_denied_adapter_is_not_registered(harness: PublicationHarness) -> None
         tx.denials.put(denied)
     with pytest.raises(ModelWithheld, match="legal"):
         harness.publication.prepare(job.id, CREATOR, LISTING)
+
+
+def test_an_adapter_whose_folder_was_deleted_is_not_registered(harness: PublicationHarness) -> None:
+    """A takedown that is reversed brings no folder back."""
+    job = harness.publish()
+    assert job.cid is not None
+    harness.store.forget(job.cid)
+    with pytest.raises(NotPublished, match="not stored any more"):
+        harness.publication.prepare(job.id, CREATOR, LISTING)

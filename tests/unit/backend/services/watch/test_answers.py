@@ -60,17 +60,19 @@ class World:
 
 
 @pytest.mark.parametrize(
-    ("own", "coin_units", "share"),
-    [(OWN, 3, 1_000 * COIN), (OWN, None, None), (OTHER, 3, 0)],
-    ids=["a third of the largest cover", "any price", "of another operator"],
+    ("own", "coin_units", "shares"),
+    [(OWN, 3, [1_500 * COIN, 1_000 * COIN]), (OWN, None, [None, None]), (OTHER, 3, [0, 0])],
+    ids=["a half and a third of the largest cover", "any price", "of another operator"],
 )
 def test_an_answer_is_worth_its_part_of_what_a_void_would_slash(
-    own: Any, coin_units: int | None, share: int | None
+    own: Any, coin_units: int | None, shares: list[int | None]
 ) -> None:
-    """A void of the first batch takes the second along, which required more cover."""
+    """A void of the first batch takes the second along, which required more cover. Demands on the second do
+    not matter to the first.
+    """
     world: Any = World()
     answers = Answers(world, world, world, world, own, coin_units)
     answers.calls = lambda _, demands: iter(demands)  # type: ignore[assignment, method-assign]
     list(answers.answer(OWN))
     credit = world.demands[0].credit if own == OWN else 0
-    assert world.worth == 2 * [None if share is None else share + credit]
+    assert world.worth == [None if share is None else share + credit for share in shares]
