@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 import shlex
+import tempfile
 from contextlib import ExitStack
+from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +25,6 @@ from tests.support.two_operators import TwoOperators
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from click.testing import Result
 
@@ -40,13 +41,12 @@ NO_MARKET = "http://127.0.0.1:9"
 
 
 @pytest.fixture
-def operators(chain: ChainClient, hardhat_node: LocalNode, tmp_path: Path) -> Iterator[TwoOperators]:
+def operators(chain: ChainClient, hardhat_node: LocalNode) -> Iterator[TwoOperators]:
     """The daemons of `away` run."""
-    # Short: the path of a socket of 100 bytes or more is relative, and `elsewhere` is another directory.
-    folder = tmp_path / "two"
-    folder.mkdir()
     with ExitStack() as stack:
-        found = TwoOperators(chain, hardhat_node.url, folder, stack)
+        # The path of a socket of 100 bytes or more is relative, and `elsewhere` is another directory.
+        short = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="two-")))
+        found = TwoOperators(chain, hardhat_node.url, short, stack)
         stack.enter_context(pumping(found.away))
         yield found
 

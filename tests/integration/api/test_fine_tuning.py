@@ -87,7 +87,10 @@ def test_a_job_shows_what_is_kept_and_then_what_it_cost(client: OpenAI, api: Api
     assert charged.data["charge"] == AMOUNT.render(120)  # type: ignore[index]
 
 
-def publish(leases: Leases, job_id: str, num_tokens: int) -> None:
+CID = Cid("bafybeigdyrzt5sfp7udm7hu76uh7y26nf3efuylqabf3oclgtqy55fbzdi")
+
+
+def publish(leases: Leases, job_id: str, num_tokens: int, cid: Cid = CID) -> None:
     """What workers make of a job."""
     metrics = {**RESULT.metrics, "num_trained_tokens": 8, "num_charged_tokens": num_tokens}
     for step in Step:
@@ -98,9 +101,7 @@ def publish(leases: Leases, job_id: str, num_tokens: int) -> None:
         elif step is Step.TRAIN:
             leases.complete_training(held, replace(RESULT, metrics=metrics))
         else:
-            leases.complete_publication(
-                held, Cid("bafybeigdyrzt5sfp7udm7hu76uh7y26nf3efuylqabf3oclgtqy55fbzdi")
-            )
+            leases.complete_publication(held, cid)
 
 
 def test_a_repeated_request_with_a_key_gets_its_job(api: Api) -> None:

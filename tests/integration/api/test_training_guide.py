@@ -174,7 +174,8 @@ def test_a_datanet_is_named_once_it_is_on_the_chain(api: Api, monkeypatch: pytes
 def test_the_adapter_of_a_job_is_registered(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     services, payer = api.installation.services, api.installation.payer.account
     job = services.training.create(payer, SnapshotId(some_hash("snapshot")), {})
-    publish(Leases(api.installation.db, api.installation.payments, api.installation.clock), job.id, 60)
+    leases = Leases(api.installation.db, api.installation.payments, api.installation.clock)
+    publish(leases, job.id, 60, api.installation.blobs.add_folder({"README.md": b"an adapter"}))
     published = services.training.get(job.id)
 
     def send(_wallet: Wallet, asked: AskedCall, _prepared: dict[str, Any]) -> Mined:

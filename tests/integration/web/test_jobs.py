@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 
     from tests.integration.api.conftest import Api
 
-CID = "bafybeigdyrzt5sfp7udm7hu76uh7y26nf3efuylqabf3oclgtqy55fbzdi"
-
 
 @pytest.fixture
 def leases(api: Api) -> Leases:
@@ -78,7 +76,7 @@ def test_a_job_is_estimated_started_followed_and_ends_with_a_result(
     nearest = Likeness(VersionId(some_hash("other")), some_account("other"), 0.12, 0)
     report = ScreeningReport(None, nearest, 1, 0)
     leases.record_event(held, "screening", {"message": report.message, **asdict(report)})
-    leases.complete_publication(held, CID)  # type: ignore[arg-type]
+    leases.complete_publication(held, api.installation.blobs.add_folder({"README.md": b"an adapter"}))
     expect(page.get_by_role("heading", name="Against its base")).to_be_visible()
     expect(page.get_by_role("link", name="receipt")).to_be_visible()
     expect(page.get_by_role("region", name="What screening found")).to_contain_text("cosine 0.12")
