@@ -56,7 +56,7 @@ class Cluster:
         self.model, self.oracle = model, Oracle(model)
         self.kinds = make_kinds(folder / "kinds", model, KEPT)
         found = _bash(f'{POINT}echo "$LORALEDGER_ENGINE_URLS"', folder, variables)
-        self.urls = Settings(engine_urls=found.strip()).served[0].urls
+        self.urls = list(Settings(engine_urls=found.strip()).served[0].urls)
         base = ServedBase(model, base_model_digest(model), "float32", 64)
         self.adapters = VllmAdapters(base, Path(variables["ADAPTERS"]), lambda: None)
 
