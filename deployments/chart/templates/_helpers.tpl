@@ -97,8 +97,8 @@ app.kubernetes.io/instance: {{ .Release.Name }}
   resources: {{ .resources | toJson }}
 {{- end -}}
 
-{{/* Probe of a process that listens on the socket of this name. None restarts it: a base model may take any time to
-download, and an engine that hangs ends itself. */}}
+{{/* Probe of a process that listens on the socket of this name. It restarts nothing: the download of a base
+model has no time limit, and an engine that hangs ends itself. */}}
 {{- define "loraledger.socketProbe" -}}
 {{- $connect := printf "import socket; socket.socket(socket.AF_UNIX).connect('/var/lib/loraledger/run/%s.sock')" . -}}
 readinessProbe:
