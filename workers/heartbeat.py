@@ -6,6 +6,8 @@ import logging
 import threading
 from typing import TYPE_CHECKING, Self
 
+from backend.processes.threads import start_thread
+
 if TYPE_CHECKING:
     from types import TracebackType
 
@@ -26,11 +28,11 @@ class Heartbeat:
 
     @property
     def is_lost(self) -> bool:
-        """Whether the job was cancelled or another worker has taken it over."""
+        """Whether the job was cancelled, another worker has it, or nothing renews the lease."""
         return self._lost.is_set()
 
     def __enter__(self) -> Self:
-        self._thread.start()
+        start_thread(self._thread)
         return self
 
     def __exit__(
@@ -40,13 +42,17 @@ class Heartbeat:
         self._thread.join()
 
     def _run(self) -> None:
-        while not self._end.wait(self._leases.heartbeat_seconds):
-            try:
-                is_renewed = self._leases.renew(self._leased)
-            except Exception:
-                # The lease outlasts several intervals. A longer outage of the database ends it, as it must.
-                log.exception("cannot renew the lease of %s", self._leased.job.id)
-                continue
-            if not is_renewed:
-                self._lost.set()
-                return
+        try:
+            while not self._end.wait(self._leases.heartbeat_seconds):
+                if not self._renew():
+                    return
+        finally:
+            self._lost.set()  # whatever ended this thread, nothing renews the lease any more
+
+    def _renew(self) -> bool:
+        try:
+            return self._leases.renew(self._leased)
+        except Exception:
+            # The lease outlasts several intervals. A longer outage of the database ends it, as it must.
+            log.exception("cannot renew the lease of %s", self._leased.job.id)
+            return True

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from backend.domain.dataset import is_too_deep
 from backend.processes.lines import READ_BYTES, LineBuffer, encode
+from backend.processes.threads import start_thread
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -179,7 +180,7 @@ class Child:
 
         timer = threading.Timer(seconds, expire)
         timer.daemon = True
-        timer.start()
+        start_thread(timer)
         return timer
 
     def _read(self) -> bytes:
