@@ -9,6 +9,8 @@ START_SECONDS = 30.0
 """Time in which a thread must start."""
 _LOCK = threading.Lock()
 """The interpreter has one timer."""
+_STANDARD_ERROR = 2
+"""`sys.stderr` may be a logger's object without a file, as Celery's is."""
 
 
 def start_thread(thread: threading.Thread) -> None:
@@ -21,7 +23,7 @@ def start_thread(thread: threading.Thread) -> None:
     Errors: as `Thread.start`.
     """
     with _LOCK:
-        faulthandler.dump_traceback_later(START_SECONDS, exit=True)
+        faulthandler.dump_traceback_later(START_SECONDS, exit=True, file=_STANDARD_ERROR)
         try:
             thread.start()
         finally:

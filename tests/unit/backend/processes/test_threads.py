@@ -48,6 +48,11 @@ def test_a_thread_runs() -> None:
     assert ran.wait(TIMEOUT_SECONDS)
 
 
+def test_a_thread_runs_where_standard_error_is_a_logger() -> None:
+    done = run(f"import sys\nsys.stderr = object()\n{START}")
+    assert (done.returncode, done.stdout) == (0, "runs\n")
+
+
 def test_the_timer_ends_with_the_start() -> None:
     done = run(f"{START}\nimport time\ntime.sleep(1)\nprint('goes on')")
     assert (done.returncode, done.stdout) == (0, "runs\ngoes on\n")
