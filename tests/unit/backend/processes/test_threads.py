@@ -49,7 +49,7 @@ def test_a_thread_runs() -> None:
 
 
 def test_a_thread_runs_where_standard_error_is_a_logger() -> None:
-    done = run(f"import sys\nsys.stderr = object()\n{START}")
+    done = run(f"import io, sys\nsys.stderr = io.StringIO()\n{START}")
     assert (done.returncode, done.stdout) == (0, "runs\n")
 
 
