@@ -86,16 +86,16 @@ def the_account() -> Account:
     return account
 
 
-def test_every_command_of_the_guide_works_from_an_empty_home(
-    operators: TwoOperators, elsewhere: Path, monkeypatch: pytest.MonkeyPatch, hardhat_node: LocalNode
-) -> None:
+def type_guide(
+    operators: TwoOperators, monkeypatch: pytest.MonkeyPatch, rpc_url: str
+) -> tuple[dict[str, str], list[Any]]:
+    """Run each block of the guide; returns the outputs of its commands, and what its Python prints."""
     operator = operators.away
     said: dict[str, str] = {}
     printed: list[Any] = []
     names = {"private_key": bytes(range(1, 33)), "market_url": operator.url, "print": printed.append}
     for kind, block in BLOCK.findall(GUIDE.read_text()):
-        text = block.replace("https://market.example", operator.url)
-        text = text.replace("http://127.0.0.1:8545", hardhat_node.url)
+        text = block.replace("https://market.example", operator.url).replace("http://127.0.0.1:8545", rpc_url)
         if "pip install" in text:
             continue  # tests/integration/test_light_install.py
         if kind == "python":
@@ -113,6 +113,14 @@ def test_every_command_of_the_guide_works_from_an_empty_home(
             said[" ".join(shlex.split(text)[1:3])] = result.output
             if "wallet new" in text:
                 operator.market.send(local_account(0), "TestUSD", "mint", the_account(), UNITS)
+    return said, printed
+
+
+def test_every_command_of_the_guide_works_from_an_empty_home(
+    operators: TwoOperators, elsewhere: Path, monkeypatch: pytest.MonkeyPatch, hardhat_node: LocalNode
+) -> None:
+    operator = operators.away
+    said, printed = type_guide(operators, monkeypatch, hardhat_node.url)
     assert [each for each in printed if isinstance(each, int)] == [0, 0], "balances of the channel"
     account = the_account()
     assert said["wallet list"] == f"alice  {account}\n"

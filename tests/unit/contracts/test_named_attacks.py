@@ -111,7 +111,7 @@ ATTACKS = {
     ),
     "reorg after serving": (
         "AttacksPayers.t.sol::test_reorg_after_serving_is_recovered_by_the_same_voucher",
-        "tests/unit/backend/chain/test_indexer.py::test_only_confirmed_blocks_are_read",
+        "tests/unit/backend/chain/indexer/test_following.py::test_only_confirmed_blocks_are_read",
         "tests/integration/chain/test_reorg.py::test_a_reorg_ends_in_the_state_of_a_fresh_replay",
     ),
     "flash-loaned votes": ("AttacksGovernance.t.sol::test_flash_loaned_votes_neither_propose_nor_count",),
