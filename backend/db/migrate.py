@@ -71,8 +71,12 @@ def _transaction(engine: Engine) -> Iterator[Connection]:
         try:
             with connection.begin():
                 if not is_sqlite:
+                    usual = connection.scalar(text("SHOW lock_timeout"))
                     connection.execute(text("SET LOCAL lock_timeout = 0"))  # others may migrate for long
                     connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": LOCK})
+                    connection.execute(
+                        text("SELECT set_config('lock_timeout', :usual, true)"), {"usual": usual}
+                    )
                 yield connection
                 if is_sqlite and (broken := connection.execute(text("PRAGMA foreign_key_check")).first()):
                     raise Conflict(

@@ -79,12 +79,14 @@ class Parent:
 
     def _read(self) -> None:
         lines = LineBuffer()
-        # Not through `sys.stdin`: a thread that waits in its buffer blocks the interpreter's shutdown.
-        while chunk := os.read(sys.stdin.fileno(), READ_BYTES):
-            lines.add(chunk)
-            while (line := lines.pop()) is not None:
-                self._messages.put(line)
-        os._exit(EXIT_ORPHANED)
+        try:
+            # Not through `sys.stdin`: a thread that waits in its buffer blocks the interpreter's shutdown.
+            while chunk := os.read(sys.stdin.fileno(), READ_BYTES):
+                lines.add(chunk)
+                while (line := lines.pop()) is not None:
+                    self._messages.put(line)
+        finally:  # also without memory: nobody would read the messages that `receive` waits for
+            os._exit(EXIT_ORPHANED)
 
 
 def _set_limit(which: int, value: int | None) -> None:

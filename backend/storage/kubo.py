@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import time
 import warnings
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from backend.domain.errors import InvalidInput, Unavailable
 from backend.domain.ids import Cid
 from backend.storage.car import car_header, car_section, spooled_tree
 from backend.storage.folders import FolderStore
+from backend.storage.reader import TreeReader
 from backend.storage.unixfs import Tree, import_tree
 
 if TYPE_CHECKING:
@@ -22,6 +24,12 @@ if TYPE_CHECKING:
     from typing import BinaryIO
 
 DEFAULT_TIMEOUT_SECONDS = 60
+READ_SECONDS = 150.0
+MIN_READ_RATE = 1 << 20
+"""Bytes per second. A folder cannot be read if an operation waits for its blocks for longer than
+`READ_SECONDS` and this rate allow: a peer may send each block just in time, and nothing may wait for it for
+days. The daemon keeps the blocks that came, so that a later operation gets further.
+"""
 GARBAGE_TIMEOUT_SECONDS = 3600
 """Time that a daemon may take to look at all its blocks."""
 
@@ -31,7 +39,8 @@ class KuboStore(FolderStore):
 
     Folders are uploaded as a CAR made here, so their CIDs do not depend on the daemon's importer. Blocks are
     downloaded one by one and hashed, so the daemon's answers need no trust. A block that does not
-    come within `timeout_seconds` is `ContentMissing`: the daemon cannot distinguish missing from slow.
+    come within `timeout_seconds` is `ContentMissing`: the daemon cannot distinguish missing from slow. So is
+    one of an operation that has waited for too long (`READ_SECONDS`).
     """
 
     def __init__(
@@ -47,8 +56,8 @@ class KuboStore(FolderStore):
         # Not `connect`: it checks the version and warns about current daemons. The calls here are stable.
         multiaddr = to_multiaddr(address)
         self._client: Any = ipfshttpclient.Client(multiaddr, session=True, timeout=timeout_seconds)
-        self._garbage, self._scratch = garbage, scratch
-        super().__init__(self._fetch)
+        self._garbage, self._scratch, self._timeout = garbage, scratch, timeout_seconds
+        super().__init__(lambda cid: _Reading(self).fetch(cid))
 
     def has(self, cid: Cid) -> bool:
         try:
@@ -109,16 +118,22 @@ class KuboStore(FolderStore):
         if answer["Cid"]["/"] != str(root) or answer.as_json().get("PinErrorMsg"):
             raise ContentCorrupt(f"the daemon did not pin {root}", details={"answer": answer.as_json()})
 
-    def _fetch(self, cid: DecodedCid) -> bytes:
-        """A daemon searches for a block that it lacks until the request times out."""
+    def get(self, cid: DecodedCid, seconds: float) -> bytes:
+        """A block, not hashed yet. A daemon searches for one that it lacks until the request times out.
+
+        Errors: `ContentMissing`, `Unavailable`.
+        """
         from ipfshttpclient import exceptions
 
         with self._errors():
             try:
-                block: bytes = self._client.block.get(str(cid))
+                block: bytes = self._client.block.get(str(cid), timeout=min(seconds, self._timeout))
             except exceptions.TimeoutError as error:
                 raise ContentMissing(f"IPFS does not find {cid} in time") from error
         return block
+
+    def _reader_of(self, _cid: Cid) -> TreeReader:
+        return TreeReader(_Reading(self).fetch)
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
@@ -146,6 +161,26 @@ def to_multiaddr(address: str) -> str:
     port = url.port or (443 if url.scheme == "https" else 80)
     kind = "ip6" if ":" in url.hostname else "ip4" if url.hostname.replace(".", "").isdigit() else "dns"
     return f"/{kind}/{url.hostname}/tcp/{port}/{url.scheme}"
+
+
+class _Reading:
+    """The blocks of one operation, and how long it has waited for them."""
+
+    def __init__(self, store: KuboStore) -> None:
+        self._store = store
+        self._waited_seconds, self._num_bytes = 0.0, 0
+
+    def fetch(self, cid: DecodedCid) -> bytes:
+        left = READ_SECONDS + self._num_bytes / MIN_READ_RATE - self._waited_seconds
+        if left <= 0:
+            raise ContentMissing(f"IPFS is too slow: {self._num_bytes} bytes in {self._waited_seconds:.0f} s")
+        began = time.monotonic()
+        try:
+            block = self._store.get(cid, left)
+        finally:
+            self._waited_seconds += time.monotonic() - began
+        self._num_bytes += len(block)
+        return block
 
 
 class _Upload:

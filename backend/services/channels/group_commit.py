@@ -40,10 +40,10 @@ class GroupCommit(Generic[C, R]):
         """
         future: asyncio.Future[R] = asyncio.get_running_loop().create_future()
         with self._lock:
-            self._queue.append((call, future))
             if not self._is_running:
+                self._thread.submit(self._run)  # raises if no thread can start: the next call tries again
                 self._is_running = True
-                self._thread.submit(self._run)
+            self._queue.append((call, future))
         return await future
 
     def _run(self) -> None:

@@ -123,11 +123,13 @@ class Snapshots:
                 yield index, row.value
 
     def stored_rows(self, snapshot_id: SnapshotId) -> Iterator[Row]:
-        """Rows of the accepted contributions that can be read; the others are left out.
+        """Rows of the accepted contributions that are stored here; the others are left out.
 
         Errors: `NotFound`, `Unavailable`.
         """
         for contribution in self._accepted(snapshot_id).values():
+            if not self._store.has(cid_of(contribution.cid_digest)):
+                continue  # an IPFS daemon would search for it
             with suppress(ContributionWithdrawn, ContentMissing, ContentCorrupt):
                 yield from self._read(contribution)
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from backend.processes.child import Child, ChildExited, ChildTimeout, InvalidOutput, module_command
+from backend.processes.parent import EXIT_ORPHANED
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -199,3 +200,17 @@ def test_a_child_does_not_outlive_its_parent() -> None:
         parent.kill()
     while is_alive(pid):  # the test's own time limit ends this if it never does
         time.sleep(0.05)
+
+
+def test_a_child_that_cannot_read_its_messages_any_more_ends() -> None:
+    program = """
+from backend.processes import parent
+def fail(*_): raise MemoryError
+parent.LineBuffer.add = fail
+parent.Parent().receive()
+"""
+    with run(program) as child:
+        child.send("a message")
+        with pytest.raises(ChildExited) as ended:
+            child.receive(60)
+        assert ended.value.status == EXIT_ORPHANED

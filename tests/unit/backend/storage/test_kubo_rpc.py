@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 from hashlib import sha256
+from itertools import count
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -153,13 +155,48 @@ def test_content_that_a_daemon_does_not_find_in_time_is_missing(
     """A daemon searches for it without an end."""
     store = KuboStore("http://127.0.0.1:9", tmp_path / "garbage", tmp_path, timeout_seconds=2)
 
-    def search(_cid: str) -> bytes:
+    def search(_cid: str, **_: float) -> bytes:
         raise exceptions.TimeoutError(None)
 
     monkeypatch.setattr(store._client.block, "get", search)
     with pytest.raises(ContentMissing, match="in time"):
         store.read(folder_cid({"a": b"x"}), "a")
     store.close()
+
+
+def test_a_folder_whose_blocks_come_just_in_time_is_not_waited_for(
+    kubo: KuboStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A daemon that has a block returns it at once; a peer may send each only after most of a minute."""
+    cid = kubo.add_folder({f"{number}": bytes([number]) for number in range(9)})
+    ticks, get = count(step=60), kubo._client.block.get
+    timeouts: list[float] = []
+
+    def slow(cid: str, timeout: float) -> Any:
+        timeouts.append(timeout)
+        return get(cid, timeout=timeout)
+
+    monkeypatch.setattr(kubo._client.block, "get", slow)
+    assert len(kubo.names(cid)) == 9
+    timeouts.clear()
+    monkeypatch.setattr("backend.storage.kubo.time", SimpleNamespace(monotonic=lambda: next(ticks)))
+    with pytest.raises(ContentMissing, match=r"IPFS is too slow: \d+ bytes in 180 s"):
+        kubo.names(cid)
+    assert [round(timeout) for timeout in timeouts] == [20, 20, 20]
+    monkeypatch.setattr("backend.storage.kubo.READ_SECONDS", 70)
+    with pytest.raises(ContentMissing):
+        kubo.names(cid)
+    assert timeouts[3:] == [20, pytest.approx(10, abs=0.1)]
+
+
+def test_what_comes_fast_enough_may_take_long(kubo: KuboStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    content = bytes(range(256)) * 8192
+    cid = kubo.add_folder({"a": content})
+    ticks = count()  # a second for each block of 256 KiB
+    monkeypatch.setattr("backend.storage.kubo.time", SimpleNamespace(monotonic=lambda: next(ticks)))
+    monkeypatch.setattr("backend.storage.kubo.READ_SECONDS", 3)
+    monkeypatch.setattr("backend.storage.kubo.MIN_READ_RATE", 256 << 10)
+    assert kubo.read(cid, "a") == content
 
 
 def test_a_connection_that_breaks_within_a_block_is_unavailable(

@@ -107,3 +107,19 @@ def test_callers_of_several_loops_are_answered_and_an_ended_loop_is_passed_over(
     doubler.go.set()
     assert asyncio.run(doubler.group_commit.submit(2)) == 4
     assert asyncio.run(doubler.group_commit.submit(3)) == 6
+
+
+async def test_a_call_for_which_no_thread_starts_fails_and_the_next_one_starts_it(
+    doubler: Doubler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    doubler.go.set()
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", _refuse)
+        with pytest.raises(RuntimeError, match="can't start new thread"):
+            await doubler.group_commit.submit(1)
+    assert await asyncio.wait_for(doubler.group_commit.submit(2), WAIT_SECONDS) == 4
+    assert doubler.asked == [[2]]
+
+
+def _refuse(_thread: threading.Thread) -> None:
+    raise RuntimeError("can't start new thread")

@@ -268,9 +268,11 @@ def test_without_a_tokenizer_nothing_is_stored(reader: Reader, monkeypatch: pyte
     assert not reader.stored()
 
 
-def test_rows_that_were_withdrawn_are_left_out(reader: Reader) -> None:
+def test_rows_that_were_withdrawn_are_left_out(reader: Reader, monkeypatch: pytest.MonkeyPatch) -> None:
     reader.harness.store.forget(*(cid for cid in _contents(reader)))
-    assert list(reader.harness.snapshots.stored_rows(reader.snapshot)) == []
+    with monkeypatch.context() as patch:  # an IPFS daemon would search for each of them
+        patch.setattr(reader.harness.store, "open", pytest.fail)
+        assert list(reader.harness.snapshots.stored_rows(reader.snapshot)) == []
     reader.register()
     reader.service.refresh()
     assert len(reader.stored()) == 1
