@@ -11,7 +11,7 @@ from backend.db.live_agreement import LiveAgreementStore
 from backend.db.open_charges import IS_IN_NO_BATCH, IS_OPEN, first_unfunded, is_funded
 from backend.db.tables.chain import ChannelRow
 from backend.db.tables.outbox import OutboxRow
-from backend.db.tables.serving import ReceiptRow, ReservationRow
+from backend.db.tables.serving import CumulativeRow, ReceiptRow, ReservationRow
 from backend.db.tables.training import TrainingJobRow
 from backend.db.tables.transactions import TransactionRow
 from backend.db.transactions import TransactionStore
@@ -46,6 +46,9 @@ def figures(session: Session, operator: Account, now: datetime) -> Figures:
         reserved_units=_reserved(session, now),
         open_batches=len(batches),
         float_units=sum(int(batch.header["total"]) for batch in batches),
+        unrefunded_units=sum(
+            int(void.header["total"]) for void in chain.void_batches(operator) if not void.is_refunded
+        ),
         newest_batch_at=max((int(batch.header["committedAt"]) for batch in batches), default=None),
         next_final_at=min((int(batch.header["finalAt"]) for batch in batches), default=None),
         open_demands=len(demands),
@@ -71,6 +74,7 @@ def _in_no_batch(session: Session, operator: Account) -> dict[bool, tuple[Pendin
     rows = session.execute(
         select(covered, func.count(), func.min(ReceiptRow.served_at), *summed(ReceiptRow.charge))
         .outerjoin(ChannelRow, ChannelRow.id == ReceiptRow.channel_id)
+        .outerjoin(CumulativeRow, CumulativeRow.channel_id == ReceiptRow.channel_id)
         .outerjoin(first, first.c.channel_id == ReceiptRow.channel_id)
         .where(ReceiptRow.operator == operator, IS_OPEN)
         .group_by(covered)

@@ -1,6 +1,6 @@
 """Conditions on charges that are in no batch, for queries of receipts.
 
-Those of channels are for queries that outer-join them.
+Those of channels are for queries that outer-join `ChannelRow` and `CumulativeRow`.
 """
 
 from __future__ import annotations
@@ -24,22 +24,26 @@ IS_IN_NO_BATCH = ReceiptRow.batch.is_(None) & (ReceiptRow.charge > ZERO)
 """Charged, and in no batch. Free receipts are never batched."""
 
 _IS_UNKNOWN = ChannelRow.id.is_(None)  # its channel is not indexed yet
-IS_OPEN = IS_IN_NO_BATCH & (_IS_UNKNOWN | (ReceiptRow.cumulative > ChannelRow.collected))
-"""In no batch, and not waived: receipts up to a channel's collected amount were."""
+_WAIVE_FROM = func.coalesce(CumulativeRow.waive_from, ZERO)
+_WAIVE_UNTIL = func.coalesce(CumulativeRow.waive_until, ZERO)
+_IS_CONVICTED = (ReceiptRow.cumulative > _WAIVE_FROM) & (ReceiptRow.cumulative <= _WAIVE_UNTIL)
+IS_OPEN = (
+    IS_IN_NO_BATCH & (_IS_UNKNOWN | (ReceiptRow.cumulative > ChannelRow.collected)) & not_(_IS_CONVICTED)
+)
+"""In no batch, and not waived: receipts up to a channel's collected amount were. Those that the payer has to
+waive are never collected either.
+"""
 
 
 def first_unfunded(operator: Account) -> Subquery:
     """By `channel_id`, the cumulative of its first open receipt whose charge exceeds its balance. Neither
-    that one nor those behind it can be collected unless the payer deposits again. Receipts that the payer has
-    to waive block nothing once they are waived.
+    that one nor those behind it can be collected unless the payer deposits again.
     """
-    is_waivable = func.coalesce(CumulativeRow.waive_until, ZERO) >= ReceiptRow.cumulative
     return (
         select(ReceiptRow.channel_id, func.min(ReceiptRow.cumulative).label("cumulative"))
         .join(ChannelRow, ChannelRow.id == ReceiptRow.channel_id)
         .outerjoin(CumulativeRow, CumulativeRow.channel_id == ReceiptRow.channel_id)
         .where(ReceiptRow.operator == operator, IS_OPEN, ReceiptRow.charge > ChannelRow.balance)
-        .where(not_(is_waivable))
         .group_by(ReceiptRow.channel_id)
         .subquery("first_unfunded")
     )

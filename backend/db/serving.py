@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import bindparam, exists, func, insert, select, update
@@ -29,7 +30,7 @@ from backend.domain.errors import Conflict
 from backend.domain.hashing import pack_list
 from backend.domain.ids import Account, ChannelId, Hash32, ReceiptId, VersionId
 from backend.domain.receipt import PackedShares, Receipt, SignedReceipt, Slice
-from backend.domain.serving import DayUsage, Line, NewReceipt, Reservation, StoredReceipt
+from backend.domain.serving import DayUsage, Line, NewReceipt, Reservation, StoredReceipt, Waiver
 from backend.domain.settlement import Backlog
 from backend.domain.transactions import TransactionState
 from backend.domain.voucher import ClientVoucher, SignedVoucher, Voucher
@@ -60,6 +61,7 @@ _MOVES = (
     .where(among(MoveRow.channel_id), TransactionRow.state != TransactionState.FAILED)
     .order_by(MoveRow.transaction_id)
 )
+_ROWS_AT_ONCE = 100
 _IS_SIGNED = ReceiptRow.signature.is_not(None)
 _EARLIER = aliased(ReceiptRow)
 _IS_READY = ~exists().where(
@@ -99,20 +101,27 @@ class ChannelStore:
         return {channel: line.charged for channel, line in self.lines(channels).items()}
 
     def lines(self, channels: Collection[ChannelId]) -> dict[ChannelId, Line]:
-        """As `charged`, with how far each channel has to be waived."""
+        """As `charged`, with what has to be waived."""
         rows = found_among(self._session, _LINES, channels)
-        return {ChannelId(Hash32(row.channel_id)): Line(row.charged, row.waive_until) for row in rows}
+        return {
+            ChannelId(Hash32(row.channel_id)): Line(row.charged, Waiver(row.waive_from, row.waive_until))
+            for row in rows
+        }
 
-    def waivers(self) -> dict[ChannelId, int]:
-        """How far channels have to be waived; those that need no waiver are left out."""
+    def waivers(self) -> dict[ChannelId, Waiver]:
+        """What has to be waived; channels that need no waiver are left out."""
         row = CumulativeRow
-        found = self._session.execute(select(row.channel_id, row.waive_until).where(row.waive_until > 0))
-        return {ChannelId(Hash32(channel)): end for channel, end in found}
+        columns = select(row.channel_id, row.waive_from, row.waive_until)
+        found = self._session.execute(columns.where(row.waive_until > 0))
+        return {ChannelId(Hash32(channel)): Waiver(start, until) for channel, start, until in found}
 
-    def demand_waivers(self, ends: Mapping[ChannelId, int]) -> None:
-        """Lock these channels, and set how far each has to be waived; zero if it needs no waiver."""
-        self.lock(*ends)
-        rows = [{"channel_id": channel, "waive_until": end} for channel, end in ends.items()]
+    def demand_waivers(self, waivers: Mapping[ChannelId, Waiver]) -> None:
+        """Lock these channels, and set what has to be waived."""
+        self.lock(*waivers)
+        rows = [
+            {"channel_id": channel, "waive_from": waiver.start, "waive_until": waiver.until}
+            for channel, waiver in waivers.items()
+        ]
         update_all(self._session, CumulativeRow, "channel_id", rows)
 
     def advance(self, lines: Mapping[ChannelId, int]) -> None:
@@ -199,6 +208,25 @@ class ReceiptStore:
         row = self._session.scalars(select(ReceiptRow).where(ReceiptRow.id == receipt)).one_or_none()
         return None if row is None else _stored(row)
 
+    def known(self, receipts: Collection[ReceiptId]) -> set[ReceiptId]:
+        """Those of the receipts that are stored."""
+        found: set[ReceiptId] = set()
+        for some in in_chunks(receipts):
+            ids = self._session.scalars(select(ReceiptRow.id).where(ReceiptRow.id.in_(some)))
+            found |= {ReceiptId(Hash32(each)) for each in ids if each is not None}
+        return found
+
+    def intervals(self, channel: ChannelId, start: int, end: int) -> list[tuple[int, int]]:
+        """Begins and ends of the channel's charges that lie or overlap between `start` and `end`, rising."""
+        of_channel = select(ReceiptRow.cumulative, ReceiptRow.charge).where(ReceiptRow.channel_id == channel)
+        rows = self._session.execute(
+            of_channel.where(ReceiptRow.cumulative > start, ReceiptRow.charge > ZERO)
+            .order_by(ReceiptRow.cumulative)
+            .execution_options(yield_per=_ROWS_AT_ONCE)
+        )
+        intervals = ((cumulative - charge, cumulative) for cumulative, charge in rows)
+        return list(takewhile(lambda interval: interval[0] < end, intervals))
+
     def page(self, payer: Account, before: int | None, limit: int) -> Sequence[StoredReceipt]:
         """Newest first, those with a `sequence` below `before`. Charges without a receipt are left out."""
         query = select(ReceiptRow).where(ReceiptRow.payer == payer, _IS_SIGNED)
@@ -213,12 +241,13 @@ class ReceiptStore:
 
     def backlogs(self, operator: Account) -> Sequence[Backlog]:
         """Channels of this operator with unsettled, ready receipts that their balance covers, the one with
-        the oldest of them first. Receipts that were waived do not count.
+        the oldest of them first. Receipts that were or have to be waived do not count.
         """
         oldest, first = func.min(ReceiptRow.served_at), first_unfunded(operator)
         rows = self._session.execute(
             select(ReceiptRow.channel_id, func.count(), oldest, *summed(ReceiptRow.charge))
             .outerjoin(ChannelRow, ChannelRow.id == ReceiptRow.channel_id)
+            .outerjoin(CumulativeRow, CumulativeRow.channel_id == ReceiptRow.channel_id)
             .outerjoin(first, first.c.channel_id == ReceiptRow.channel_id)
             .where(ReceiptRow.operator == operator, IS_OPEN, is_funded(first), _IS_READY)
             .group_by(ReceiptRow.channel_id)

@@ -40,6 +40,10 @@ class Figures:
     """Committed batches that are not final."""
     float_units: int
     """Money that they collected, which can be claimed once they are final."""
+    unrefunded_units: int
+    """Money in voided batches whose refunds have not returned it to the channels yet. Until then it cannot be
+    collected again.
+    """
     newest_batch_at: int | None
     next_final_at: int | None
     """End of the first open dispute window."""

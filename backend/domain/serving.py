@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
+
+from backend.domain.ids import ZERO_HASH
 
 if TYPE_CHECKING:
     from datetime import date, datetime
@@ -29,12 +31,28 @@ class Reservation:
         return self.expires_at is not None and self.expires_at <= now
 
 
+class Waiver(NamedTuple):
+    """Interval of a channel's cumulative whose answers were convicted: nothing behind it can be collected
+    until the payer waives it.
+    """
+
+    start: int
+    until: int
+
+
+NO_WAIVER = Waiver(0, 0)
+
+
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A channel's cumulative charge, and up to where it has to be waived; zero if nowhere."""
+    """A channel's cumulative charge, and what has to be waived."""
 
     charged: int
-    waive_until: int
+    waiver: Waiver
+
+
+UNKNOWN_SALT = ZERO_HASH
+"""Of a receipt that was lost and read from a batch: only its payer has the salt, from the answer."""
 
 
 @dataclass(frozen=True, slots=True)

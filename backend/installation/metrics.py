@@ -67,6 +67,10 @@ STATE: Mapping[str, tuple[str, Callable[[Figures], float | None]]] = {
         "Micro-units collected by batches that are not final, and cannot be claimed yet.",
         lambda f: f.float_units,
     ),
+    "loraledger_unrefunded_units": (
+        "Micro-units in voided batches that are not refunded yet, and cannot be collected again before.",
+        lambda f: f.unrefunded_units,
+    ),
     "loraledger_newest_batch_timestamp_seconds": (
         "Commit time of the newest batch that is not final.",
         lambda f: f.newest_batch_at,

@@ -8,7 +8,7 @@ from backend.api.schemas.common import Amount, HexBytes, Uint128, View
 from backend.domain.batch import pack_spans
 from backend.domain.hashing import pack_list
 from backend.domain.ids import Account
-from backend.domain.serving import StoredCharge
+from backend.domain.serving import UNKNOWN_SALT, StoredCharge
 from backend.services.receipts.proofs import Inclusion
 from backend.services.receipts.receipts import NamedSlice, ReceiptView
 
@@ -77,7 +77,8 @@ class ChargeStamp(View):
 
 
 class ReceiptDetail(ReceiptSummary):
-    """Everything needed to verify a receipt offline. `salt` is null for callers other than the payer.
+    """Everything needed to verify a receipt offline. `salt` is null for callers other than the payer, and if
+    the operator has lost it.
     `signed_charge` is null if the answer was charged by the receipt itself.
     """
 
@@ -96,7 +97,7 @@ class ReceiptDetail(ReceiptSummary):
             method=stored.signed.method,
             slices=[SliceBody.of(part) for part in view.slices],
             signature=stored.signed.signature,
-            salt=stored.salt if viewer == stored.payer else None,
+            salt=stored.salt if viewer == stored.payer and stored.salt != UNKNOWN_SALT else None,
             batch_state=view.batch_state,
             signed_charge=None if view.charge is None else ChargeStamp.model_validate(view.charge),
         )

@@ -9,6 +9,7 @@ from sqlalchemy import (
     CheckConstraint,
     ForeignKey,
     Index,
+    Integer,
     LargeBinary,
     String,
     UniqueConstraint,
@@ -31,6 +32,8 @@ class CumulativeRow(Base):
     charged: Mapped[int] = mapped_column(Amount, default=0)
     waive_until: Mapped[int] = mapped_column(Amount, default=0, index=True)
     """End of the answers that block the channel until they are waived; zero if none does."""
+    waive_from: Mapped[int] = mapped_column(Amount, default=0)
+    """Begin of these answers."""
 
 
 class ReservationRow(Base):
@@ -75,6 +78,7 @@ class MoveRow(Base):
     deadline: Mapped[int] = mapped_column(BigInteger)
 
 
+SEQUENCE = BigInteger().with_variant(Integer, "sqlite")  # SQLite numbers rows of this type alone
 IS_UNSIGNED = text("signature IS NULL")
 IS_IN_A_BATCH = text("batch IS NOT NULL")
 # Free receipts are never batched. As in `Amount`, and without a parameter, so that databases use the index.
@@ -119,7 +123,7 @@ class ReceiptRow(Base):
         CheckConstraint("batch IS NULL OR signature IS NOT NULL", "only_signed_in_batches"),
     )
 
-    sequence: Mapped[int] = mapped_column(primary_key=True)
+    sequence: Mapped[int] = mapped_column(SEQUENCE, primary_key=True)
     id: Mapped[str | None] = mapped_column(HASH)
     operator: Mapped[str] = mapped_column(ACCOUNT)
     payer: Mapped[str] = mapped_column(ACCOUNT)
@@ -151,7 +155,7 @@ class ReceiptRow(Base):
 class ReceiptSliceRow(Base):
     __tablename__ = "receipt_slices"
 
-    receipt_sequence: Mapped[int] = mapped_column(ForeignKey(ReceiptRow.sequence), primary_key=True)
+    receipt_sequence: Mapped[int] = mapped_column(SEQUENCE, ForeignKey(ReceiptRow.sequence), primary_key=True)
     number: Mapped[int] = mapped_column(primary_key=True)
     version_id: Mapped[str] = mapped_column(HASH, index=True)
     weight_ppm: Mapped[int]
@@ -165,7 +169,7 @@ class ChargeRow(Base):
     __tablename__ = "charges"
 
     id: Mapped[str] = mapped_column(HASH, primary_key=True)
-    receipt_sequence: Mapped[int] = mapped_column(ForeignKey(ReceiptRow.sequence), unique=True)
+    receipt_sequence: Mapped[int] = mapped_column(SEQUENCE, ForeignKey(ReceiptRow.sequence), unique=True)
     receipt_by: Mapped[int] = mapped_column(BigInteger)
     signature: Mapped[str] = mapped_column(SIGNATURE)
     signer: Mapped[str] = mapped_column(ACCOUNT)

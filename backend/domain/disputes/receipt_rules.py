@@ -130,6 +130,12 @@ def overlap(receipt: Receipt, other: Receipt) -> bool:
     return begins_before and ends_after and receipt.charge != 0 and other.charge != 0
 
 
+def conflict(receipt: Receipt, other: Receipt) -> bool:
+    """Whether `Disputes` accepts two receipts of one operator as an equivocation."""
+    is_possible = receipt.channel_id == other.channel_id and receipt != other
+    return is_possible and other.charge <= other.cumulative and overlap(receipt, other)
+
+
 def check_spans(spans: Iterable[Span], expected: str) -> bytes:
     """Pack spans. Errors: `InvalidWitness` if they are not the preimage of the hash."""
     packed = pack_spans(spans)

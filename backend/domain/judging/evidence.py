@@ -6,7 +6,7 @@ from collections import defaultdict
 from typing import TYPE_CHECKING
 
 from backend.domain.disputes.proofs import EquivocationProof
-from backend.domain.disputes.receipt_rules import overlap
+from backend.domain.disputes.receipt_rules import conflict
 from backend.domain.hashing import receipt_id
 from backend.domain.judging.case import Finding, Wrong
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from backend.domain.batch import Batch
     from backend.domain.ids import ChannelId
     from backend.domain.judging.case import Case, IsSigned
-    from backend.domain.receipt import Receipt, SignedReceipt
+    from backend.domain.receipt import SignedReceipt
 
 
 def find_equivocation(batch: Batch, case: Case, is_signed: IsSigned) -> Wrong | None:
@@ -52,10 +52,5 @@ def _conflicts(batch: Batch, evidence: Sequence[SignedReceipt]) -> Iterator[tupl
         by_channel[signed.receipt.channel_id].append(signed)
     for index, ours in enumerate(batch.receipts):
         for other in by_channel.get(ours.receipt.channel_id, ()):
-            if _conflict(ours.receipt, other.receipt):
+            if conflict(ours.receipt, other.receipt):
                 yield index, other
-
-
-def _conflict(ours: Receipt, other: Receipt) -> bool:
-    """Whether `Disputes` accepts two receipts of one channel as an equivocation."""
-    return ours != other and other.charge <= other.cumulative and overlap(ours, other)

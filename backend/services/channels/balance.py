@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from backend.domain.errors import Unavailable
+from backend.domain.serving import NO_WAIVER
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from backend.domain.chain import BlockRef
     from backend.domain.channels import Channel, Grant, Move
     from backend.domain.ids import Account, ChannelId
-    from backend.domain.serving import Reservation
+    from backend.domain.serving import Reservation, Waiver
 
 
 class ViewStale(Unavailable):
@@ -47,11 +48,15 @@ class ChannelBalance:
     waived nothing behind them can be collected, so that vouchers authorise nothing that do not waive them. A
     session key that the gateway holds waives them.
     """
+    convicted: int = 0
+    """Sum of these answers' charges."""
 
     @property
     def funded(self) -> int:
-        """Cumulative that the balance covers. What thaws or moves may be gone before it is collected."""
-        return self.collected + max(self.balance - self.thawing - self.moving, 0)
+        """Cumulative that the balance covers; convicted answers take nothing of it. What thaws or moves may
+        be gone before it is collected.
+        """
+        return self.collected + self.convicted + max(self.balance - self.thawing - self.moving, 0)
 
     @property
     def unspent(self) -> int:
@@ -81,11 +86,7 @@ def channel_balances(
     """Balances of many channels. `reserved`: from `reserved_by_channel`."""
     cursor = tx.chain.cursor()
     on_chain, lines = tx.chain.known_channels(channels), tx.channels.lines(channels)
-    waivers = {
-        channel: line.waive_until
-        for channel, line in lines.items()
-        if channel in on_chain and line.waive_until > on_chain[channel].collected
-    }
+    waivers = {channel: line.waiver for channel, line in lines.items() if channel in on_chain}
     authorised = _authorised(tx, on_chain, waivers, latest_time(cursor, now))
     moves = pending_moves(tx, on_chain, cursor)
     return {
@@ -97,10 +98,11 @@ def channel_balances(
             charged=current_cumulative(found, lines[channel].charged if channel in lines else 0),
             reserved=reserved.get(channel, 0),
             moving=sum(move.amount for move in moves if move.channel_id == channel),
-            waive_until=waivers.get(channel, 0),
+            waive_until=waiver.until,
+            convicted=max(waiver.until - max(waiver.start, found.collected if found else 0), 0),
         )
         for channel in channels
-        for found in [on_chain.get(channel)]
+        for found, waiver in [(on_chain.get(channel), waivers.get(channel, NO_WAIVER))]
     }
 
 
@@ -163,10 +165,10 @@ def usable_grants(grants: Iterable[Grant], now: datetime) -> dict[Account, int]:
 
 
 def _authorised(
-    tx: UnitOfWork, channels: Mapping[ChannelId, Channel], waivers: Mapping[ChannelId, int], now: datetime
+    tx: UnitOfWork, channels: Mapping[ChannelId, Channel], waivers: Mapping[ChannelId, Waiver], now: datetime
 ) -> dict[ChannelId, int]:
     """For each channel, the highest cumulative that a voucher or a usable session key lets us collect.
-    `waivers`: how far vouchers have to waive.
+    `waivers`: what vouchers have to waive.
     """
     grants = tx.chain.known_grants(channels)
     caps = {channel: usable_grants(grants.get(channel, ()), now) for channel in channels}
@@ -175,7 +177,7 @@ def _authorised(
         best[channel] = max(best[channel], caps[channel].get(key, 0))
     for voucher in tx.channels.vouchers(*channels):
         channel, limit = voucher.signed.voucher.channel_id, voucher.signed.voucher.max_cumulative
-        if voucher.signed.voucher.waived_until < waivers.get(channel, 0):
+        if voucher.signed.voucher.waived_until < waivers.get(channel, NO_WAIVER).until:
             continue
         if voucher.signer != channels[channel].payer:
             limit = min(limit, caps[channel].get(voucher.signer, 0))

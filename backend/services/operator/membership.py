@@ -151,7 +151,7 @@ class Membership:
         """Errors: `Unavailable` if the chain cannot be reached."""
         with self._db.read() as tx:
             known = tx.chain.operator(self._own)
-            unsettled = tx.figures(self._own, datetime.now(UTC)).unsettled_units
+            figures = tx.figures(self._own, datetime.now(UTC))
             key = self._receipt_key(tx.chain)
         stake = self._call("stakeOf", self._own)
         return OperatorStatus(
@@ -165,7 +165,7 @@ class Membership:
             unstaking=self._unstaking(stake),
             owed=self._call("owed", self._own),
             credit=self._credit(),
-            cover_needed=self._cover_needed(unsettled),
+            cover_needed=self._cover_needed(figures.unsettled_units + figures.unrefunded_units),
             wei=self._chain.balance(self._own),
         )
 

@@ -59,7 +59,8 @@ class Overview:
     @property
     def exposure(self) -> int:
         """Micro-units that are charged and not final: a void batch or a lost voucher would cost them."""
-        return self.figures.unsettled_units + self.figures.float_units
+        figures = self.figures
+        return figures.unsettled_units + figures.float_units + figures.unrefunded_units
 
 
 class Overviews:

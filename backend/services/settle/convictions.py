@@ -1,10 +1,11 @@
 """Consequences of convictions of our own batches for later batches, so that no fault is repeated.
 
-A receipt that was convicted for a fault of its own is *quarantined*: it is never settled again. One that
-another receipt contradicts is *held* until the key that signed the other is retired: that signature then
-counts for no later batch, and the thief of a key takes nothing from earners. If the trees of a batch were
-convicted and this installation would build the same trees again, it does not follow the contracts' rules and
-settles nothing. An unanswered demand proves no fault of a receipt: those receipts are settled again.
+A receipt that was convicted for a fault of its own is *quarantined*: it is never settled again. Those that
+the other receipt of an equivocation contradicts are *held* until the key that signed the other is retired:
+that signature then counts for no later batch, and the thief of a key takes nothing from earners. If the
+trees of a batch were convicted and this installation would build the same trees again, it does not follow
+the contracts' rules and settles nothing. An unanswered demand proves no fault of a receipt: those receipts
+are settled again.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 import logging
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from backend.domain.batch import Header, OperatorLedger, build
 from backend.domain.disputes.proofs import EquivocationProof
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from backend.domain.batch import Batch
     from backend.domain.hashing import TypedDomain
     from backend.domain.ids import Account, ReceiptId
-    from backend.domain.receipt import SignedReceipt
+    from backend.domain.receipt import Receipt, SignedReceipt
     from backend.domain.settlement import CommittedBatch, Conviction
     from backend.ports.chain import Chain
     from backend.ports.chain_view import ChainView
@@ -60,18 +61,23 @@ class Restrictions:
     """Receipts that are never settled again, with the reason."""
     held: Mapping[ReceiptId, str]
     """Receipts that are settled once a key is retired, with the reason. Their charges are not waived."""
+    contradicting: Sequence[tuple[Receipt, str]]
+    """Receipts that would convict each one that they contradict, in a batch or not yet, with the reason why
+    those are held.
+    """
     halt_reason: str = ""
     """Why nothing may be settled at all; empty if settlement may continue."""
 
 
 @dataclass(frozen=True, slots=True)
 class Suspicion:
-    """Receipts of which one is contradicted by another receipt, and the key that signed the other: None if
-    the evidence was not seen.
+    """The other receipt of an equivocation and the key that signed it; or, if the evidence was not seen, all
+    receipts that it may contradict.
     """
 
-    receipts: Sequence[ReceiptId]
-    key: Account | None
+    other: Receipt | None = None
+    key: Account | None = None
+    receipts: Sequence[ReceiptId] = ()
 
 
 @dataclass(frozen=True)
@@ -95,17 +101,22 @@ class Convictions:
     def restrictions(self, tx: UnitOfWork) -> Restrictions:
         quarantined: dict[ReceiptId, str] = {}
         held: dict[ReceiptId, str] = {}
+        contradicting: list[tuple[Receipt, str]] = []
         halt_reason, finalised = "", tx.chain.finalised(self.operator)
         for batch, conviction in _convicted(tx.chain.void_batches(self.operator)):
             try:
                 quarantined |= self._quarantine(batch, conviction)
-                held |= self._held(tx.chain, batch, conviction)
+                if conviction.proof == EquivocationProof.function:
+                    suspicion = self._suspicion(batch, conviction)
+                    if reason := self._reason_to_hold(tx.chain, batch, conviction, suspicion.key):
+                        held |= dict.fromkeys(suspicion.receipts, reason)
+                        contradicting += [(suspicion.other, reason)] if suspicion.other else []
                 # Once its number is final, a valid batch has replaced it.
                 if not halt_reason and batch.number > finalised:
                     halt_reason = self._halt_reason(tx, batch, conviction)
             except Conflict as error:
                 halt_reason = f"batch {batch.number} was convicted and its data cannot be read: {error}"
-        return Restrictions(quarantined, held, halt_reason)
+        return Restrictions(quarantined, held, contradicting, halt_reason)
 
     def quarantined(self, view: ChainView) -> Mapping[ReceiptId, str]:
         """Receipts quarantined by convictions, with reasons. Skips batches whose data cannot be read."""
@@ -127,23 +138,27 @@ class Convictions:
                 log.error("receipt %s is quarantined: %s", receipt, reason)
         return self._quarantined[case]
 
-    def _held(self, view: ChainView, batch: CommittedBatch, conviction: Conviction) -> dict[ReceiptId, str]:
-        """The receipts that the evidence would convict again: until its key is retired, or without evidence
-        all keys of that time are.
-        """
-        if conviction.proof != EquivocationProof.function:
-            return {}
+    def _suspicion(self, batch: CommittedBatch, conviction: Conviction) -> Suspicion:
         case = (batch.hash, conviction.tx_hash)
         if case not in self._suspicions:
             self._suspicions[case] = self._find_suspicion(batch, conviction)
-        suspicion, operator = self._suspicions[case], view.operator(self.operator)
-        keys = [suspicion.key] if suspicion.key else view.keys_at(self.operator, conviction.block_number)
+        return self._suspicions[case]
+
+    def _reason_to_hold(
+        self, view: ChainView, batch: CommittedBatch, conviction: Conviction, key: Account | None
+    ) -> str:
+        """Until the key of the evidence is retired, or without evidence all keys of that time are; then
+        empty.
+        """
+        operator = view.operator(self.operator)
+        keys = [key] if key else view.keys_at(self.operator, conviction.block_number)
         counting = [key for key in keys if operator is None or key not in operator.retired]
-        reason = (
+        if not counting:
+            return ""
+        return (
             f"a receipt that contradicts it convicted batch {batch.number}; it is settled again once no key "
             f"counts that may have signed the other: `loraledger operator rotate-key {' '.join(counting)}`"
         )
-        return dict.fromkeys(suspicion.receipts, reason) if counting else {}
 
     def _halt_reason(self, tx: UnitOfWork, batch: CommittedBatch, conviction: Conviction) -> str:
         case = (batch.hash, conviction.tx_hash)
@@ -159,20 +174,27 @@ class Convictions:
             f"convicted by {conviction.proof} ({fault.name.lower()}) in batch {batch.number}; it is never "
             "settled again"
         )
+        if arguments := self._arguments(batch, conviction):  # the batch's data may be lost
+            return {receipt_id(receipt_from_chain(arguments["witness"]["receipt"])): reason}
         return dict.fromkeys(self._receipts(batch)[index : index + 1], reason)
 
     def _find_suspicion(self, batch: CommittedBatch, conviction: Conviction) -> Suspicion:
         """From the evidence in the convicting transaction. If another contract made the call, the evidence
         cannot be read: then all receipts of the batch are suspect.
         """
+        if arguments := self._arguments(batch, conviction):
+            other = receipt_from_chain(arguments["other"])
+            digest = self.settlement.receipt_digest(other)
+            return Suspicion(other, self.recover(digest, arguments["signature"]))
+        return Suspicion(receipts=self._receipts(batch))
+
+    def _arguments(self, batch: CommittedBatch, conviction: Conviction) -> Mapping[str, Any] | None:
+        """Those of the convicting call; None if another contract made it."""
         call = self.chain.called(conviction.tx_hash) or {}
-        if (call.get("contract"), call.get("function")) == ("Disputes", conviction.proof):
-            args = call["args"]
-            if Header.from_chain(args["header"]).hash == batch.hash:
-                other = self.settlement.receipt_digest(receipt_from_chain(args["other"]))
-                receipt = receipt_id(receipt_from_chain(args["receipt"]))
-                return Suspicion((receipt,), self.recover(other, args["signature"]))
-        return Suspicion(self._receipts(batch), None)
+        if (call.get("contract"), call.get("function")) != ("Disputes", conviction.proof):
+            return None
+        arguments: Mapping[str, Any] = call["args"]
+        return arguments if Header.from_chain(arguments["header"]).hash == batch.hash else None
 
     def _receipts(self, batch: CommittedBatch) -> list[ReceiptId]:
         """Ids of the batch's receipts. Errors: `Conflict` if its data cannot be read; `Unavailable`."""

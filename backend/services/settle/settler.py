@@ -34,6 +34,7 @@ from backend.domain.hashing import receipt_id
 from backend.domain.rules import Rules
 from backend.domain.settlement import BatchRecord
 from backend.services.channels.charges import sign_overdue
+from backend.services.settle.adoption import adopt, unrecorded
 from backend.services.settle.convictions import Convictions, receipts_of
 from backend.services.settle.pace import BatchLimits, Pace, amount_covered
 from backend.services.settle.retired_keys import (
@@ -43,7 +44,7 @@ from backend.services.settle.retired_keys import (
     sign_again,
 )
 from backend.services.settle.select import Selection, select
-from backend.services.settle.status import adopt, next_due, outstanding_refunds, unrecorded, update_records
+from backend.services.settle.status import next_due, outstanding_refunds, update_records
 from backend.services.settle.validate import Validator
 from backend.services.settle.waivers import demand_waivers
 from backend.services.transactions.retry import enqueue_with_retry
@@ -57,6 +58,7 @@ if TYPE_CHECKING:
     from backend.domain.hashing import TypedDomain
     from backend.domain.ids import Account, ChannelId, Hash32
     from backend.domain.parameters import ParameterSet
+    from backend.domain.receipt import SignedReceipt
     from backend.domain.settlement import Backlog, CommittedBatch
     from backend.ports.chain import Chain
     from backend.ports.chain_view import ChainView
@@ -166,6 +168,7 @@ class Settler:
             pending, void = tx.chain.open_batches(self.operator), tx.chain.void_batches(self.operator)
         self._finalise(pending, now)
         self._sign_overdue(now)
+        self._demand_waivers(void)
         if number is not None:
             return Progress(Step.WAITING, number)
         if voided := outstanding_refunds(void):
@@ -173,7 +176,6 @@ class Settler:
             return Progress(Step.REFUNDING, voided[0].number)
         ledger = self.auditor.follow(self.operator)
         self._adopt(found)
-        demand_waivers(self.db, self._convictions.quarantined_in(void))
         sign_again(self.db, self.operator, self.settlement, self.receipt_key)
         with self.db.read() as tx:
             if reason := pending_retirement(tx, self.operator):
@@ -212,6 +214,13 @@ class Settler:
                 sign_overdue(tx, self.operator, self.settlement, self.receipt_key, now)
         except Unavailable as error:
             log.warning("overdue receipts stay unsigned: %s", error)
+
+    def _demand_waivers(self, void: Sequence[CommittedBatch]) -> None:
+        """Refunds do not wait for the data of convicted batches. Commits do: they need it too."""
+        try:
+            demand_waivers(self.db, self._convictions.quarantined_in(void), void)
+        except Unavailable as error:
+            log.warning("waivers are not demanded: %s", error)
 
     def finalise(self) -> int | None:
         """Enqueue the finalisation of the batches that are due; returns the number of the last one."""
@@ -282,9 +291,12 @@ class Settler:
             except Conflict as error:
                 log.warning("the receipts of batch %d are not assigned to it: %s", batch.number, error)
                 receipts = ()
-            ids = [receipt_id(signed.receipt) for signed in receipts]
             with self.db.begin() as tx:
-                log.info("batch %d is valid, with %d of our receipts", batch.number, adopt(tx, batch, ids))
+                number = adopt(tx, batch, receipts, self._signer_of)
+                log.info("batch %d is valid, with %d of our receipts", batch.number, number)
+
+    def _signer_of(self, signed: SignedReceipt) -> Account:
+        return self.recover(self.settlement.receipt_digest(signed.receipt), signed.signature)
 
     def _next(
         self, tx: UnitOfWork, ledger: OperatorLedger, backlogs: Sequence[Backlog], is_due: IsDue

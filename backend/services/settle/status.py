@@ -1,8 +1,7 @@
 """Status of our own batches on the chain, and the assignment of receipts that follows from it.
 
-The receipts of a lost batch (its commit failed, or it was voided) become unsettled again, once. The receipts
-of a valid batch that is not recorded as ours (a reorg removed its void, or another installation committed it)
-are assigned to it.
+The receipts of a lost batch (its commit failed, or it was voided) become unsettled again, once. Those of a
+valid batch that is not recorded as ours are assigned to it by `adoption`.
 """
 
 from __future__ import annotations
@@ -12,7 +11,6 @@ from enum import StrEnum
 from itertools import takewhile
 from typing import TYPE_CHECKING
 
-from backend.domain.settlement import BatchRecord
 from backend.domain.transactions import TransactionState
 from backend.services.audit.auditor import valid_batch
 
@@ -20,8 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from backend.db.unit_of_work import UnitOfWork
-    from backend.domain.ids import Account, Hash32, ReceiptId
-    from backend.domain.settlement import CommittedBatch
+    from backend.domain.ids import Account
+    from backend.domain.settlement import BatchRecord, CommittedBatch
 
 
 class BatchStatus(StrEnum):
@@ -47,31 +45,6 @@ def update_records(tx: UnitOfWork, operator: Account) -> int | None:
             tx.batches.put(replace(record, is_released=True))
         record = tx.batches.get(operator, record.number - 1)
     return None
-
-
-def unrecorded(tx: UnitOfWork, operator: Account) -> list[CommittedBatch]:
-    """Valid batches that we recorded as lost or never recorded."""
-    pending = tx.chain.open_batches(operator)
-    newest = pending[-1].number if pending else tx.chain.finalised(operator)
-    if not (missing := tx.batches.missing(operator, newest)):
-        return []
-    batches = tx.chain.valid_batches(operator, min(missing) - 1, max(missing))
-    return [batch for batch in batches if batch.number in missing]
-
-
-def adopt(tx: UnitOfWork, batch: CommittedBatch, receipts: Sequence[ReceiptId]) -> int:
-    """Record an unrecorded batch as ours and assign those of its receipts that are stored here; their number.
-
-    0 if the batch is recorded by now.
-    """
-    known = tx.batches.get(batch.operator, batch.number)
-    valid = valid_batch(tx.chain, batch.operator, batch.number)
-    if valid is None or valid.hash != batch.hash or (known is not None and not known.is_released):
-        return 0
-    digest: Hash32 = batch.header["dataDigest"]
-    row = known.commit_tx if known else None
-    tx.batches.put(BatchRecord(batch.operator, batch.number, digest, row, is_released=False))
-    return tx.receipts.adopt(batch.operator, batch.number, receipts)
 
 
 def outstanding_refunds(void: Sequence[CommittedBatch]) -> list[CommittedBatch]:

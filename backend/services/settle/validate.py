@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from backend.domain.disputes.receipt_rules import conflict
 from backend.domain.hashing import receipt_id
 from backend.domain.rules import BadReceipt, Rules
 from backend.services.audit.published import signed_by_keys_of
@@ -33,7 +34,7 @@ class Validator:
         self.operator = operator
         self._is_signed = signed_by_keys_of(operator, chain, recover, settlement, now)
         self._rules = Rules(chain)
-        self._quarantined, self._held = restrictions.quarantined, restrictions.held
+        self._quarantined, self._restrictions = restrictions.quarantined, restrictions
         self._reasons: dict[ReceiptId, str] = {}
 
     def is_quarantined(self, signed: SignedReceipt) -> bool:
@@ -43,10 +44,16 @@ class Validator:
         """Why the receipt must not be settled; empty if it may be."""
         receipt = receipt_id(signed.receipt)
         if receipt not in self._reasons:
-            excluded = self._quarantined.get(receipt) or self._held.get(receipt)
-            self._reasons[receipt] = excluded or self._fault(signed)
+            excluded = self._quarantined.get(receipt) or self._restrictions.held.get(receipt)
+            self._reasons[receipt] = excluded or self._contradiction(signed) or self._fault(signed)
         reason = self._reasons[receipt]
         return f"receipt {receipt}: {reason}" if reason else ""
+
+    def _contradiction(self, signed: SignedReceipt) -> str:
+        for other, reason in self._restrictions.contradicting:
+            if conflict(signed.receipt, other):
+                return reason
+        return ""
 
     def _fault(self, signed: SignedReceipt) -> str:
         try:

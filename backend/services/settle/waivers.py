@@ -9,20 +9,26 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from backend.domain.serving import NO_WAIVER, Waiver
+from backend.services.settle.status import outstanding_refunds
+
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Sequence
 
     from backend.db.unit_of_work import Database, UnitOfWork
     from backend.domain.ids import ChannelId, ReceiptId
+    from backend.domain.settlement import CommittedBatch
 
 
-def demand_waivers(db: Database, quarantined: Collection[ReceiptId]) -> None:
-    """Store how far each channel has to be waived because of these quarantined receipts."""
+def demand_waivers(db: Database, quarantined: Collection[ReceiptId], void: Sequence[CommittedBatch]) -> None:
+    """Store what each channel has to waive because of these quarantined receipts. `void`: the operator's
+    voided batches. Payers waive before those are refunded: until then their balances could be spent.
+    """
     with db.read() as tx:
-        needed = _first_runs(tx, quarantined)
+        needed = _first_runs(tx, quarantined, void)
         known = tx.channels.waivers()
     changed = {
-        channel: needed.get(channel, 0)
+        channel: needed.get(channel, NO_WAIVER)
         for channel in needed.keys() | known.keys()
         if needed.get(channel) != known.get(channel)
     }
@@ -31,15 +37,24 @@ def demand_waivers(db: Database, quarantined: Collection[ReceiptId]) -> None:
             tx.channels.demand_waivers(changed)
 
 
-def _first_runs(tx: UnitOfWork, quarantined: Collection[ReceiptId]) -> dict[ChannelId, int]:
-    """For each channel the end of its first quarantined receipts without another one between them. Those up
-    to the collected amount were waived.
+def _first_runs(
+    tx: UnitOfWork, quarantined: Collection[ReceiptId], void: Sequence[CommittedBatch]
+) -> dict[ChannelId, Waiver]:
+    """For each channel its first quarantined receipts without another one between them. Those up to what is
+    collected once all void batches are refunded were waived.
     """
-    ends: dict[ChannelId, int] = {}
+    refunded = {  # the oldest batch comes last
+        span.channel_id: span.before
+        for batch in outstanding_refunds(void)
+        for span in tx.chain.spans(batch.hash)
+    }
+    runs: dict[ChannelId, Waiver] = {}
     for receipt in (signed.receipt for signed in tx.receipts.unsettled_among(quarantined)):
         channel = tx.chain.channel(receipt.channel_id)
-        if channel is None or receipt.cumulative <= channel.collected:
+        if channel is None or receipt.cumulative <= refunded.get(channel.id, channel.collected):
             continue
-        if ends.get(channel.id, receipt.cumulative - receipt.charge) == receipt.cumulative - receipt.charge:
-            ends[channel.id] = receipt.cumulative
-    return ends
+        begin = receipt.cumulative - receipt.charge
+        run = runs.get(channel.id, Waiver(begin, begin))
+        if run.until == begin:
+            runs[channel.id] = Waiver(run.start, receipt.cumulative)
+    return runs

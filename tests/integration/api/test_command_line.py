@@ -14,6 +14,7 @@ from backend.client.errors import ApiError
 from backend.client.sessions import SessionFile
 from backend.domain.errors import Unavailable
 from backend.domain.money import AMOUNT
+from backend.domain.serving import NO_WAIVER, Waiver
 from backend.services.channels.channels import Channels
 from tests.support.terminal import act_as_payer, payer_client
 
@@ -198,7 +199,7 @@ def test_a_voucher_waives_a_convicted_answer_and_the_next_one_repeats_it(
     CliRunner().invoke(app, asked)
     monkeypatch.setattr(Channels, "_load_quarantined", lambda _: Everything())
     with installation.begin() as tx:
-        tx.channels.demand_waivers({channel: 100})
+        tx.channels.demand_waivers({channel: Waiver(0, 100)})
     done = CliRunner().invoke(app, asked)
     assert done.exit_code == 0, done.exception
     assert done.stdout == "Hello there, world.\n"
@@ -206,7 +207,7 @@ def test_a_voucher_waives_a_convicted_answer_and_the_next_one_repeats_it(
     assert first.startswith("signed a voucher for 0.00000000034 dollars in all")
     assert second.startswith("signed a voucher for 0.00000000044 dollars in all")
     with installation.begin() as tx:
-        tx.channels.demand_waivers({channel: 0})
+        tx.channels.demand_waivers({channel: NO_WAIVER})
     assert CliRunner().invoke(app, asked).exit_code == 0
     with installation.read() as tx:
         [stored] = tx.channels.vouchers(channel)

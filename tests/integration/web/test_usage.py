@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from backend.domain.hashing import receipt_id
 from backend.domain.ids import VersionId
 from backend.domain.money import PPM
-from backend.domain.serving import DayUsage
+from backend.domain.serving import DayUsage, Waiver
 from backend.domain.voucher import ClientVoucher, SignedVoucher, Voucher
 from backend.services.receipts.receipts import Receipts
 from tests.integration.web.test_sign_in import signed_in
@@ -70,7 +70,7 @@ def test_a_voucher_waives_what_was_convicted_and_what_an_earlier_one_waived(api:
     with signed_in(api) as client:
         assert "stay unpaid" not in proposed_voucher(client)
         with api.installation.begin() as tx:
-            tx.channels.demand_waivers({channel: first.cumulative})
+            tx.channels.demand_waivers({channel: Waiver(0, first.cumulative)})
         shown = proposed_voucher(client)
         assert f"from: {first.cumulative}" in shown
         assert "convicted answers up to" in shown
@@ -85,7 +85,7 @@ def test_a_wallet_is_not_asked_for_a_voucher_that_the_market_would_refuse(api: A
     first, convicted = answers(api, 2)
     api.installation.quarantined.add(receipt_id(convicted))
     with api.installation.begin() as tx:
-        tx.channels.demand_waivers({channel: convicted.cumulative})
+        tx.channels.demand_waivers({channel: Waiver(first.cumulative, convicted.cumulative)})
     with signed_in(api) as client:
         refused = proposed_voucher(client)
         assert "once those before it are final" in refused

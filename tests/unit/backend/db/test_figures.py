@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from backend.domain.figures import Pending
 from backend.domain.hashing import receipt_id
-from backend.domain.serving import NewReceipt, Reservation
-from tests.support.chain_events import ALICE, BOB, OPERATOR, committed, demanded, take_in, voided
+from backend.domain.serving import NewReceipt, Reservation, Waiver
+from tests.support.chain_events import ALICE, BOB, OPERATOR, committed, demanded, refunded, take_in, voided
 from tests.support.market import Market, some_account, some_hash
 
 if TYPE_CHECKING:
@@ -141,15 +141,20 @@ def test_charges_behind_one_above_the_balance_are_unfunded_too(database: Databas
     assert (found.unsettled.count, found.unsettled_units, found.unfunded_units) == (1, 2, 10)
     with database.read() as tx:
         assert [backlog.amount for backlog in tx.receipts.backlogs(OPERATOR)] == [2]
+    with database.begin() as tx:  # behind the large one none is collected, convicted or not
+        tx.channels.demand_waivers({market.channels[0]: Waiver(10, 11)})
+    found = read(database)
+    assert (found.unsettled.count, found.unsettled_units, found.unfunded_units) == (1, 2, 9)
     with database.begin() as tx:  # once the large one is waived, those behind it can be collected
-        tx.channels.demand_waivers({market.channels[0]: 10})
-    assert read(database).unfunded_units == 8  # the large one itself
+        tx.channels.demand_waivers({market.channels[0]: Waiver(2, 10)})
+    found = read(database)
+    assert (found.unsettled.count, found.unsettled_units, found.unfunded_units) == (3, 4, 0)
     with database.read() as tx:
-        assert [backlog.num_receipts for backlog in tx.receipts.backlogs(OPERATOR)] == [3]
+        assert [(each.num_receipts, each.amount) for each in tx.receipts.backlogs(OPERATOR)] == [(3, 4)]
     with database.begin() as tx:  # the payer leaves and waives nothing
         take_in(tx, ("PaymentVault", "Withdrawn", channel | {"payer": ALICE, "amount": 5}))
     found = read(database)
-    assert (found.unsettled_units, found.unfunded_units) == (0, 12)
+    assert (found.unsettled_units, found.unfunded_units) == (0, 4)
     with database.read() as tx:
         assert tx.receipts.backlogs(OPERATOR) == []
 
@@ -171,10 +176,13 @@ def test_batches_are_float_until_they_are_final_or_fall(database: Database) -> N
         take_in(tx, ("Settlement", "BatchFinalised", finalised | {"finalTotal": 5}), voided(4, 4, 4))
         take_in(tx, demanded(50, 2, 90), demanded(51, 3, 80))
     found = read(database)
-    assert (found.open_batches, found.float_units) == (2, 1_100)
+    assert (found.open_batches, found.float_units, found.unrefunded_units) == (2, 1_100, 10**4)
     assert (found.newest_batch_at, found.next_final_at) == (3000, 2100)
     assert (found.open_demands, found.demand_deadline) == (2, 80)
     assert (found.indexed_block, found.indexed_at) == (3, 30)
+    with database.begin() as tx:
+        take_in(tx, refunded(4, 4))
+    assert read(database).unrefunded_units == 0
 
 
 def test_batches_that_fell_with_one_whose_number_is_final_now_are_no_float(database: Database) -> None:

@@ -24,7 +24,7 @@ from backend.db.migrate import (
     upgrade,
 )
 from backend.db.unit_of_work import Database
-from backend.domain.errors import Conflict, InvalidInput
+from backend.domain.errors import Conflict, InvalidInput, Unavailable
 from backend.domain.hashing import receipt_id
 from backend.domain.serving import NewReceipt
 from tests.support.databases import version_row
@@ -76,6 +76,27 @@ def test_an_upgrade_waits_for_another_one_longer_than_for_other_locks(
         thread.start()
         thread.join(0.3)
     thread.join()
+    assert current_revision(database.engine) == newest_revision()
+    database.close()
+
+
+def test_an_upgrade_does_not_wait_for_a_reader_that_stays(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All that use the tables would wait behind it."""
+    database = Database.open(postgres_url)
+    migrate(database.engine, "0040")
+    database.close()
+    monkeypatch.setattr(session, "BUSY_MILLISECONDS", 1)
+    database = Database.open(postgres_url)
+    before = current_revision(database.engine)
+    with database.engine.begin() as reader:
+        for table in inspect(reader).get_table_names():
+            reader.execute(text(f'LOCK TABLE "{table}" IN ACCESS SHARE MODE'))
+        with pytest.raises(Unavailable):
+            upgrade(database.engine)
+    assert current_revision(database.engine) == before != newest_revision()
+    upgrade(database.engine)
     assert current_revision(database.engine) == newest_revision()
     database.close()
 
@@ -243,3 +264,31 @@ def test_an_unknown_revision_is_refused(empty: Database) -> None:
     with pytest.raises(InvalidInput, match=f"'12' is no revision; the newest is {newest_revision()}"):
         migrate(empty.engine, "12")
     assert current_revision(empty.engine) is None
+
+
+def test_receipts_do_not_end_with_four_bytes(postgres_url: str) -> None:
+    """Neither from the declared tables nor from the migrations."""
+    market, database = Market(), Database.open(postgres_url)
+    for create in (Base.metadata.create_all, upgrade):
+        create(database.engine)
+        with database.begin() as tx:
+            tx.session.execute(text("SELECT setval('receipts_sequence_seq', 2147483647)"))
+            signed = market.serve(market.channels[0])
+            number = receipt_id(signed.receipt)
+            tx.receipts.add(
+                NewReceipt(
+                    number,
+                    market.operator,
+                    some_account("payer"),
+                    signed,
+                    some_account("key"),
+                    some_hash("salt"),
+                    None,
+                )
+            )
+            assert tx.session.scalar(text("SELECT max(sequence) FROM receipts")) == 2**31
+            assert tx.session.scalar(text("SELECT max(receipt_sequence) FROM receipt_slices")) == 2**31
+        Base.metadata.drop_all(database.engine)
+        with database.engine.begin() as connection:
+            connection.execute(text("DROP TABLE IF EXISTS alembic_version"))
+    database.close()

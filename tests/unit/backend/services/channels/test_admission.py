@@ -12,6 +12,7 @@ from backend.chain.keys import recover
 from backend.domain.errors import Unauthenticated, Unavailable
 from backend.domain.hashing import receipt_id
 from backend.domain.money import AMOUNT
+from backend.domain.serving import NO_WAIVER, Waiver
 from backend.domain.voucher import ClientVoucher, SignedVoucher, Voucher
 from backend.services.channels.admission import Admission, Payer
 from backend.services.channels.balance import ViewStale
@@ -103,7 +104,7 @@ def test_vouchers_that_leave_a_convicted_answer_unwaived_authorise_nothing(
     channel = installation.channel
     for waived_until in (0, 30, 40):
         with installation.db.begin() as tx:
-            tx.channels.demand_waivers({channel: 40})
+            tx.channels.demand_waivers({channel: Waiver(0, 40)})
             voucher = SignedVoucher(Voucher(channel, waived_until, 500), "0x" + "11" * 65)
             tx.channels.put_voucher(ClientVoucher(voucher, payer.account))
         installation.admission.reserve(payer, 10)  # by the session key that the gateway holds
@@ -113,6 +114,19 @@ def test_vouchers_that_leave_a_convicted_answer_unwaived_authorise_nothing(
         with pytest.raises(WaiverRequired, match="waived_until") as caught:
             installation.admission.reserve(payer, 60)
         assert caught.value.details["waivable"] == AMOUNT.render(40)
+
+
+def test_what_was_convicted_takes_nothing_of_the_balance(
+    installation: ScriptedInstallation, payer: Payer
+) -> None:
+    installation.fund(1000, cap=5000)
+    settle(installation, payer, installation.admission.reserve(payer, 900), 900)
+    with installation.db.begin() as tx:
+        tx.channels.demand_waivers({installation.channel: Waiver(100, 900)})
+    assert available(installation) == 900
+    with installation.db.begin() as tx:
+        tx.channels.demand_waivers({installation.channel: NO_WAIVER})
+    assert available(installation) == 100
 
 
 def put(installation: ScriptedInstallation, **changes: int) -> None:

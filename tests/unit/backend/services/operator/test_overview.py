@@ -29,6 +29,7 @@ QUIET = Figures(
     reserved_units=0,
     open_batches=0,
     float_units=0,
+    unrefunded_units=0,
     newest_batch_at=None,
     next_final_at=None,
     open_demands=0,

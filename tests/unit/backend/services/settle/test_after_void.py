@@ -7,7 +7,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
+from sqlalchemy import delete, select, update
 
+from backend.db.tables.serving import ReceiptRow, ReceiptSliceRow
+from backend.db.tables.settlement import OwnBatchRow
+from backend.db.tables.transactions import TransactionRow
+from backend.domain.hashing import receipt_id
+from backend.domain.serving import UNKNOWN_SALT
 from backend.services.settle.settler import Step
 from tests.support.market import some_demand
 from tests.support.settlement_steps import (
@@ -153,3 +159,27 @@ def test_claims_open_the_final_batch_while_later_ones_fall(harness: SettlementHa
     for account, earned in before.items():
         (found,) = harness.claims().claimable(account).found
         assert (found.cumulative, found.unverifiable) == (earned, None)
+
+
+@pytest.mark.parametrize("num_kept", [0, 1])
+def test_receipts_that_a_restored_database_lacks_are_read_from_the_batch_and_settled_again(
+    harness: SettlementHarness, num_kept: int
+) -> None:
+    receipts = settle_batches(harness, 1, answers=6)
+    lost = [receipt_id(signed.receipt) for signed in receipts[num_kept:]]
+    with harness.begin() as tx:
+        found = select(ReceiptRow.sequence).where(ReceiptRow.id.in_(lost))
+        tx.session.execute(delete(ReceiptSliceRow).where(ReceiptSliceRow.receipt_sequence.in_(found)))
+        tx.session.execute(delete(ReceiptRow).where(ReceiptRow.id.in_(lost)))
+        tx.session.execute(update(ReceiptRow).values(batch=None))
+        tx.session.execute(delete(OwnBatchRow))
+        tx.session.execute(delete(TransactionRow))
+    settle(harness)
+    harness.chain.convict(1)
+    later = [harness.serve(signed.receipt.channel_id) for signed in receipts]
+    settle(harness)
+    assert_all_settled(harness, [*receipts, *later])
+    with harness.read() as tx:
+        stored = [tx.receipts.get(number) for number in lost]
+    assert [each and each.signed for each in stored] == receipts[num_kept:]
+    assert {each and each.salt for each in stored} == {UNKNOWN_SALT}

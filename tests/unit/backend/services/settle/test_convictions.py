@@ -20,7 +20,7 @@ from tests.support.settlement_steps import assert_all_settled, settle, settle_ba
 
 if TYPE_CHECKING:
     from backend.domain.ids import ChannelId
-    from backend.domain.receipt import SignedReceipt
+    from backend.domain.receipt import Receipt, SignedReceipt
     from backend.services.channels.balance import ChannelBalance
     from tests.support.settlement_harness import SettlementHarness
 
@@ -88,6 +88,21 @@ def test_a_payer_who_signs_vouchers_can_waive_what_was_convicted_and_nothing_els
     harness.settler().finalise()
     harness.mine()
     channels.add_voucher(payer, harness.signed_voucher(channel, third + 2, waived_until=0))
+
+
+def test_a_payer_waives_what_was_convicted_before_it_is_refunded(harness: SettlementHarness) -> None:
+    channel = harness.market.channels[0]
+    first, guilty, later = (harness.serve(channel) for _ in range(3))
+    harness.settler().run_once(is_forced=True)
+    harness.mine()
+    convict(harness, "proveBadReceipt", Fault.PRICE, guilty)
+    assert balance_of(harness, channel).authorised == later.receipt.cumulative
+    harness.settler().run_once(is_forced=True)
+    assert harness.chain.unrefunded()
+    found = balance_of(harness, channel)
+    assert (found.authorised, found.waive_until) == (0, guilty.receipt.cumulative)
+    settle(harness)
+    assert settled(harness) == [first]
 
 
 def test_a_waiver_ends_where_a_convicted_answer_ends(harness: SettlementHarness) -> None:
@@ -159,6 +174,19 @@ def test_with_a_held_session_key_the_payer_is_spared_what_was_convicted(harness:
     assert paid == receipts[0].receipt.charge + receipts[2].receipt.charge
 
 
+def test_a_convicted_receipt_that_no_other_follows_is_not_due(harness: SettlementHarness) -> None:
+    channel = harness.market.channels[0]
+    first, guilty = (harness.serve(channel) for _ in range(2))
+    harness.settler().run_once(is_forced=True)
+    harness.mine()
+    convict(harness, "proveBadReceipt", Fault.PRICE, guilty)
+    settle(harness)
+    assert settled(harness) == [first]
+    with harness.read() as tx:
+        assert tx.receipts.backlogs(harness.market.operator) == []
+    assert harness.settler().run_once(is_forced=True).step is Step.IDLE
+
+
 def test_a_convicted_receipt_stays_quarantined_when_other_batches_are_final(
     harness: SettlementHarness,
 ) -> None:
@@ -190,13 +218,17 @@ def test_a_reorganised_void_clears_its_convictions(harness: SettlementHarness) -
 
 
 def equivocate(
-    harness: SettlementHarness, guilty: SignedReceipt, thief: Key, contract: str = "Disputes"
+    harness: SettlementHarness,
+    guilty: SignedReceipt,
+    thief: Key,
+    contract: str = "Disputes",
+    forged: Receipt | None = None,
 ) -> None:
     """Convict the newest batch by a receipt that the thief of a key signs and that contradicts `guilty`."""
     harness.chain.convict(1, "proveEquivocation")
     batch = harness.chain.committed[-1]
     assert batch.conviction is not None
-    forged = replace(guilty.receipt, response_hash=some_hash("never said"))
+    forged = forged or replace(guilty.receipt, response_hash=some_hash("never said"))
     args = {
         "header": batch.header,
         "receipt": receipt_abi(guilty.receipt),
@@ -235,6 +267,24 @@ def test_receipts_that_a_stolen_key_convicted_are_settled_again_once_it_is_retir
     retire(harness, stolen)
     settle(harness)
     assert_all_settled(harness, receipts)
+
+
+def test_all_receipts_that_the_evidence_contradicts_are_held(harness: SettlementHarness) -> None:
+    """Each would be convicted by the same signature, and cost a part of the stake."""
+    channel, other = harness.market.channels[:2]
+    first, *rest = receipts = [harness.serve(channel) for _ in range(3)]
+    elsewhere = harness.serve(other)
+    harness.settler().run_once(is_forced=True)
+    harness.mine()
+    later = harness.serve(channel)
+    stolen, end = harness.market.receipt_key, rest[-1].receipt.cumulative
+    whole = replace(rest[-1].receipt, charge=end - first.receipt.cumulative)
+    equivocate(harness, rest[-1], stolen, forged=whole)
+    settle(harness)
+    assert settled(harness) == [first, elsewhere]
+    retire(harness, stolen)
+    settle(harness)
+    assert_all_settled(harness, [*receipts, elsewhere, later])
 
 
 def test_a_payer_cannot_waive_what_is_held(harness: SettlementHarness) -> None:
@@ -325,3 +375,27 @@ def test_nothing_is_settled_while_the_data_of_a_convicted_batch_cannot_be_read(
     progress = harness.settler().run_once(is_forced=True)
     assert progress.step is Step.REFUSED
     assert "cannot be read" in progress.reason
+
+
+def test_a_receipt_that_the_convicting_call_names_is_quarantined_without_the_data(
+    harness: SettlementHarness,
+) -> None:
+    guilty, other = (harness.serve(channel) for channel in harness.market.channels[:2])
+    harness.settler().run_once(is_forced=True)
+    harness.mine()
+    convict(harness, "proveBadReceipt", Fault.PRICE, guilty)
+    batch = harness.chain.committed[0]
+    assert batch.conviction is not None
+    witness = {"receipt": receipt_abi(guilty.receipt)}
+    harness.settler().run_once(is_forced=True)
+    harness.mine()
+    header = dict(batch.header) | {"dataDigest": some_hash("nowhere")}
+    batch_hash = Header.from_chain(header).hash
+    conviction = replace(batch.conviction, convicted=batch_hash)
+    lost = replace(harness.chain.committed[0], header=header, hash=batch_hash, conviction=conviction)
+    call = {"contract": "Disputes", "function": "proveBadReceipt"}
+    harness.chain.calls[conviction.tx_hash] = call | {"args": {"header": header, "witness": witness}}
+    harness.chain.committed[0] = lost
+    harness.chain._spans_of[batch_hash] = harness.chain._spans_of.pop(batch.hash)
+    settle(harness)
+    assert settled(harness) == [other]
