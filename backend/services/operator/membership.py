@@ -151,7 +151,7 @@ class Membership:
         """Errors: `Unavailable` if the chain cannot be reached."""
         with self._db.read() as tx:
             known = tx.chain.operator(self._own)
-            figures = tx.figures(self._own, datetime.now(UTC))
+            unsettled = tx.figures(self._own, datetime.now(UTC)).unsettled_units
             key = self._receipt_key(tx.chain)
         stake = self._call("stakeOf", self._own)
         return OperatorStatus(
@@ -165,7 +165,7 @@ class Membership:
             unstaking=self._unstaking(stake),
             owed=self._call("owed", self._own),
             credit=self._credit(),
-            cover_needed=self._cover_needed(figures.unsettled_units + figures.unrefunded_units),
+            cover_needed=self._cover_needed(unsettled),
             wei=self._chain.balance(self._own),
         )
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from backend.domain.batch import Header, OperatorLedger, build
 from backend.domain.disputes.proofs import EquivocationProof
 from backend.domain.disputes.witnesses import Fault, receipt_from_chain
-from backend.domain.errors import Conflict
+from backend.domain.errors import Conflict, Unavailable
 from backend.domain.hashing import receipt_id, to_bytes, to_hash
 from backend.domain.ids import ZERO_HASH, Hash32
 from backend.domain.merkle import RECEIPTS_TAG, SumTree
@@ -62,21 +62,18 @@ class Restrictions:
     held: Mapping[ReceiptId, str]
     """Receipts that are settled once a key is retired, with the reason. Their charges are not waived."""
     contradicting: Sequence[tuple[Receipt, str]]
-    """Receipts that would convict each one that they contradict, in a batch or not yet, with the reason why
-    those are held.
-    """
+    """Receipts that would convict each one that they contradict, with the reason why those are held."""
     halt_reason: str = ""
     """Why nothing may be settled at all; empty if settlement may continue."""
 
 
 @dataclass(frozen=True, slots=True)
 class Suspicion:
-    """The other receipt of an equivocation and the key that signed it; or, if the evidence was not seen, all
-    receipts that it may contradict.
+    """The two receipts of an equivocation, each with the key that signed it, None if that is not seen; or, if
+    the evidence is not, all receipts that it may contradict.
     """
 
-    other: Receipt | None = None
-    key: Account | None = None
+    signed: Sequence[tuple[Receipt, Account | None]] = ()
     receipts: Sequence[ReceiptId] = ()
 
 
@@ -108,9 +105,11 @@ class Convictions:
                 quarantined |= self._quarantine(batch, conviction)
                 if conviction.proof == EquivocationProof.function:
                     suspicion = self._suspicion(batch, conviction)
-                    if reason := self._reason_to_hold(tx.chain, batch, conviction, suspicion.key):
+                    for receipt, key in suspicion.signed:
+                        if reason := self._reason_to_hold(tx.chain, batch, conviction, key):
+                            contradicting.append((receipt, reason))
+                    if reason := self._reason_to_hold(tx.chain, batch, conviction, None):
                         held |= dict.fromkeys(suspicion.receipts, reason)
-                        contradicting += [(suspicion.other, reason)] if suspicion.other else []
                 # Once its number is final, a valid batch has replaced it.
                 if not halt_reason and batch.number > finalised:
                     halt_reason = self._halt_reason(tx, batch, conviction)
@@ -120,15 +119,25 @@ class Convictions:
 
     def quarantined(self, view: ChainView) -> Mapping[ReceiptId, str]:
         """Receipts quarantined by convictions, with reasons. Skips batches whose data cannot be read."""
-        return self.quarantined_in(view.void_batches(self.operator))
-
-    def quarantined_in(self, batches: Iterable[CommittedBatch]) -> Mapping[ReceiptId, str]:
-        """As `quarantined`, by the operator's void batches on the indexed chain."""
         quarantined: dict[ReceiptId, str] = {}
-        for batch, conviction in _convicted(batches):
+        for batch, conviction in _convicted(view.void_batches(self.operator)):
             with suppress(Conflict):
                 quarantined |= self._quarantine(batch, conviction)
         return quarantined
+
+    def readable(self, batches: Iterable[CommittedBatch]) -> tuple[Mapping[ReceiptId, str], bool]:
+        """As `quarantined`, by these void batches, without those that cannot be read now; and whether all
+        could be. Raises nothing.
+        """
+        quarantined: dict[ReceiptId, str] = {}
+        is_complete = True
+        for batch, conviction in _convicted(batches):
+            try:
+                quarantined |= self._quarantine(batch, conviction)
+            except (Conflict, Unavailable) as error:
+                log.debug("the conviction of batch %d cannot be read now: %s", batch.number, error)
+                is_complete = False
+        return quarantined, is_complete
 
     def _quarantine(self, batch: CommittedBatch, conviction: Conviction) -> dict[ReceiptId, str]:
         case = (batch.hash, conviction.tx_hash)
@@ -185,7 +194,9 @@ class Convictions:
         if arguments := self._arguments(batch, conviction):
             other = receipt_from_chain(arguments["other"])
             digest = self.settlement.receipt_digest(other)
-            return Suspicion(other, self.recover(digest, arguments["signature"]))
+            key = self.recover(digest, arguments["signature"])
+            # That of the batch is public too, with its signature, and contradicts the other one.
+            return Suspicion(((other, key), (receipt_from_chain(arguments["receipt"]), None)))
         return Suspicion(receipts=self._receipts(batch))
 
     def _arguments(self, batch: CommittedBatch, conviction: Conviction) -> Mapping[str, Any] | None:

@@ -32,7 +32,7 @@ from backend.domain.content import cid_digest
 from backend.domain.errors import Conflict, Unavailable
 from backend.domain.hashing import receipt_id
 from backend.domain.rules import Rules
-from backend.domain.settlement import BatchRecord
+from backend.domain.settlement import BatchRecord, BatchState
 from backend.services.channels.charges import sign_overdue
 from backend.services.settle.adoption import adopt, unrecorded
 from backend.services.settle.convictions import Convictions, receipts_of
@@ -168,11 +168,13 @@ class Settler:
             pending, void = tx.chain.open_batches(self.operator), tx.chain.void_batches(self.operator)
         self._finalise(pending, now)
         self._sign_overdue(now)
+        voided = outstanding_refunds(void)
+        if number is None and voided:
+            self._refund(voided[0])
         self._demand_waivers(void)
         if number is not None:
             return Progress(Step.WAITING, number)
-        if voided := outstanding_refunds(void):
-            self._refund(voided[0])
+        if voided:
             return Progress(Step.REFUNDING, voided[0].number)
         ledger = self.auditor.follow(self.operator)
         self._adopt(found)
@@ -216,11 +218,8 @@ class Settler:
             log.warning("overdue receipts stay unsigned: %s", error)
 
     def _demand_waivers(self, void: Sequence[CommittedBatch]) -> None:
-        """Refunds do not wait for the data of convicted batches. Commits do: they need it too."""
-        try:
-            demand_waivers(self.db, self._convictions.quarantined_in(void), void)
-        except Unavailable as error:
-            log.warning("waivers are not demanded: %s", error)
+        quarantined, is_complete = self._convictions.readable(void)
+        demand_waivers(self.db, quarantined, void, is_complete=is_complete)
 
     def finalise(self) -> int | None:
         """Enqueue the finalisation of the batches that are due; returns the number of the last one."""
@@ -284,16 +283,21 @@ class Settler:
         enqueue_with_retry(tx, self.operator, call, args, key, seen=seen)
 
     def _adopt(self, found: Sequence[CommittedBatch]) -> None:
-        """Record valid batches that we recorded as lost, or that another installation committed."""
+        """Record batches that are not recorded. A valid one whose data cannot be read has no receipts here; a
+        void one is tried again, since its receipts are to be settled.
+        """
         for batch in found:
             try:
                 receipts = receipts_of(batch, self.blobs, self.settlement)
             except Conflict as error:
-                log.warning("the receipts of batch %d are not assigned to it: %s", batch.number, error)
+                log.warning("the receipts of batch %d are not known: %s", batch.number, error)
+                if batch.state is BatchState.VOID:
+                    continue
                 receipts = ()
             with self.db.begin() as tx:
                 number = adopt(tx, batch, receipts, self._signer_of)
-                log.info("batch %d is valid, with %d of our receipts", batch.number, number)
+                state = "void" if batch.state is BatchState.VOID else "valid"
+                log.info("batch %d is %s, and %d of our receipts are in it", batch.number, state, number)
 
     def _signer_of(self, signed: SignedReceipt) -> Account:
         return self.recover(self.settlement.receipt_digest(signed.receipt), signed.signature)

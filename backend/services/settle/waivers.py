@@ -20,9 +20,12 @@ if TYPE_CHECKING:
     from backend.domain.settlement import CommittedBatch
 
 
-def demand_waivers(db: Database, quarantined: Collection[ReceiptId], void: Sequence[CommittedBatch]) -> None:
+def demand_waivers(
+    db: Database, quarantined: Collection[ReceiptId], void: Sequence[CommittedBatch], *, is_complete: bool
+) -> None:
     """Store what each channel has to waive because of these quarantined receipts. `void`: the operator's
-    voided batches. Payers waive before those are refunded: until then their balances could be spent.
+    voided batches. Payers waive before those are refunded: until then their balances could be spent. Unless
+    `is_complete`, there may be further quarantined receipts, and no demand is withdrawn.
     """
     with db.read() as tx:
         needed = _first_runs(tx, quarantined, void)
@@ -30,7 +33,7 @@ def demand_waivers(db: Database, quarantined: Collection[ReceiptId], void: Seque
     changed = {
         channel: needed.get(channel, NO_WAIVER)
         for channel in needed.keys() | known.keys()
-        if needed.get(channel) != known.get(channel)
+        if needed.get(channel) != known.get(channel) and (is_complete or channel not in known)
     }
     if changed:
         with db.begin() as tx:

@@ -26,7 +26,7 @@ from backend.db.migrate import (
 from backend.db.unit_of_work import Database
 from backend.domain.errors import Conflict, InvalidInput, Unavailable
 from backend.domain.hashing import receipt_id
-from backend.domain.serving import NewReceipt
+from backend.domain.serving import NewReceipt, Waiver
 from tests.support.databases import version_row
 from tests.support.market import Market, some_account, some_hash
 
@@ -292,3 +292,18 @@ def test_receipts_do_not_end_with_four_bytes(postgres_url: str) -> None:
         with database.engine.begin() as connection:
             connection.execute(text("DROP TABLE IF EXISTS alembic_version"))
     database.close()
+
+
+def test_waivers_that_were_demanded_credit_nothing_until_the_settler_computes_them_again(
+    empty: Database,
+) -> None:
+    migrate(empty.engine, "0041")
+    with empty.engine.begin() as connection:
+        row = {"channel": some_hash("channel"), "charged": f"{50:039d}", "until": f"{40:039d}"}
+        columns = "(channel_id, charged, waive_until) VALUES (:channel, :charged, :until)"
+        connection.execute(text(f"INSERT INTO channel_cumulatives {columns}"), row)
+    upgrade(empty.engine)
+    with empty.read() as tx:
+        assert list(tx.channels.waivers().values()) == [Waiver(40, 40)]
+    migrate(empty.engine, "0041")
+    upgrade(empty.engine)

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 import pytest
 from sqlalchemy import delete, select, update
 
-from backend.db.tables.serving import ReceiptRow, ReceiptSliceRow
+from backend.db.tables.serving import CumulativeRow, ReceiptRow, ReceiptSliceRow
 from backend.db.tables.settlement import OwnBatchRow
 from backend.db.tables.transactions import TransactionRow
 from backend.domain.hashing import receipt_id
 from backend.domain.serving import UNKNOWN_SALT
 from backend.services.settle.settler import Step
-from tests.support.market import some_demand
+from tests.support.market import some_demand, some_hash
 from tests.support.settlement_steps import (
     CrashingDatabase,
     CrashingProxy,
@@ -26,6 +26,9 @@ from tests.support.settlement_steps import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from backend.domain.receipt import SignedReceipt
     from tests.support.settlement_harness import SettlementHarness
 
 
@@ -161,25 +164,54 @@ def test_claims_open_the_final_batch_while_later_ones_fall(harness: SettlementHa
         assert (found.cumulative, found.unverifiable) == (earned, None)
 
 
-@pytest.mark.parametrize("num_kept", [0, 1])
-def test_receipts_that_a_restored_database_lacks_are_read_from_the_batch_and_settled_again(
-    harness: SettlementHarness, num_kept: int
-) -> None:
-    receipts = settle_batches(harness, 1, answers=6)
-    lost = [receipt_id(signed.receipt) for signed in receipts[num_kept:]]
+def lose(harness: SettlementHarness, receipts: Sequence[SignedReceipt]) -> None:
+    """Restore a backup without these receipts, and without the batches."""
+    lost = [receipt_id(signed.receipt) for signed in receipts]
     with harness.begin() as tx:
         found = select(ReceiptRow.sequence).where(ReceiptRow.id.in_(lost))
         tx.session.execute(delete(ReceiptSliceRow).where(ReceiptSliceRow.receipt_sequence.in_(found)))
         tx.session.execute(delete(ReceiptRow).where(ReceiptRow.id.in_(lost)))
         tx.session.execute(update(ReceiptRow).values(batch=None))
+        tx.session.execute(update(CumulativeRow).values(charged=0))
         tx.session.execute(delete(OwnBatchRow))
         tx.session.execute(delete(TransactionRow))
-    settle(harness)
+
+
+@pytest.mark.parametrize("num_kept", [0, 1])
+@pytest.mark.parametrize("is_void_at_once", [False, True])
+def test_receipts_that_a_restored_database_lacks_are_read_from_the_batch_and_settled_again(
+    harness: SettlementHarness, num_kept: int, *, is_void_at_once: bool
+) -> None:
+    receipts = settle_batches(harness, 1, answers=6)
+    lose(harness, receipts[num_kept:])
+    if not is_void_at_once:
+        settle(harness)
     harness.chain.convict(1)
     later = [harness.serve(signed.receipt.channel_id) for signed in receipts]
     settle(harness)
     assert_all_settled(harness, [*receipts, *later])
     with harness.read() as tx:
-        stored = [tx.receipts.get(number) for number in lost]
+        stored = [tx.receipts.get(receipt_id(signed.receipt)) for signed in receipts[num_kept:]]
+        charged = tx.channels.charged([signed.receipt.channel_id for signed in receipts])
     assert [each and each.signed for each in stored] == receipts[num_kept:]
     assert {each and each.salt for each in stored} == {UNKNOWN_SALT}
+    for signed in receipts[num_kept:]:
+        assert charged[signed.receipt.channel_id] >= signed.receipt.cumulative
+
+
+def test_a_lost_receipt_that_a_stored_charge_contradicts_stays_lost(
+    harness: SettlementHarness, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The key that signed it must be retired before anything is settled."""
+    channel, other = harness.market.channels[:2]
+    lost, alone = harness.serve(channel), harness.serve(other)
+    harness.settler().run_once(is_forced=True)
+    harness.mine()
+    lose(harness, [lost, alone])
+    changed = replace(lost, receipt=replace(lost.receipt, response_hash=some_hash("another answer")))
+    harness.store(changed)
+    settle(harness)
+    with harness.read() as tx:
+        assert tx.receipts.get(receipt_id(lost.receipt)) is None
+        assert tx.receipts.get(receipt_id(alone.receipt)) is not None
+    assert "1 receipts of a batch overlap charges of channel" in caplog.text

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
+from unittest.mock import Mock
 
 import pytest
+from sqlalchemy import update
 
+from backend.db.tables.serving import ReceiptRow
 from backend.domain.batch import Header
 from backend.domain.disputes.witnesses import Fault, receipt_abi
-from backend.domain.errors import Conflict
+from backend.domain.errors import Conflict, Unavailable
 from backend.domain.hashing import receipt_id
 from backend.domain.money import AMOUNT
 from backend.services.channels.balance import channel_balance
+from backend.services.settle.convictions import Convictions
 from backend.services.settle.settler import Step
 from tests.support.market import Key, some_hash
 from tests.support.settlement_steps import assert_all_settled, settle, settle_batches, settled
@@ -103,6 +108,72 @@ def test_a_payer_waives_what_was_convicted_before_it_is_refunded(harness: Settle
     assert (found.authorised, found.waive_until) == (0, guilty.receipt.cumulative)
     settle(harness)
     assert settled(harness) == [first]
+
+
+def test_a_demand_stays_while_a_conviction_cannot_be_read(
+    harness: SettlementHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    channel = harness.market.channels[0]
+    guilty, later = (harness.serve(channel) for _ in range(2))
+    harness.settler().run_once(is_forced=True)
+    harness.mine()
+    convict(harness, "proveBadReceipt", Fault.PRICE, guilty)
+    settle(harness)
+    assert balance_of(harness, channel).waive_until == guilty.receipt.cumulative
+    for error in (Conflict("the data is lost"), Unavailable("the node is away")):
+        with monkeypatch.context() as patch:
+            patch.setattr(Convictions, "_find_quarantined", Mock(side_effect=error))
+            with suppress(Unavailable):
+                harness.settler().run_once(is_forced=True)
+        assert balance_of(harness, channel).waive_until == guilty.receipt.cumulative
+    harness.sign_voucher(channel, later.receipt.cumulative, waived_until=guilty.receipt.cumulative)
+    settle(harness)
+    assert settled(harness) == [later]
+
+
+def test_two_runs_of_convicted_receipts_are_waived_one_after_the_other(harness: SettlementHarness) -> None:
+    channel = harness.market.channels[0]
+    receipts = []
+    for _ in range(2):
+        receipts += [harness.serve(channel) for _ in range(2)]
+        harness.settler().run_once(is_forced=True)
+        harness.mine()
+    harness.chain.convict(2, "proveBadReceipt", Fault.PRICE, 0)
+    settle(harness)
+    harness.chain.convict(1, "proveBadReceipt", Fault.PRICE, 0)
+    harness.settler().run_once(is_forced=True)
+    assert balance_of(harness, channel).waive_until == receipts[0].receipt.cumulative
+    settle(harness)
+    found, first = balance_of(harness, channel), receipts[0].receipt
+    assert (found.waive_until, found.convicted) == (first.cumulative, first.charge)
+    end, last = first.cumulative, receipts[3].receipt.cumulative
+    harness.sign_voucher(channel, last, waived_until=end)
+    settle(harness)
+    assert settled(harness) == [receipts[1]]
+    assert balance_of(harness, channel).waive_until == receipts[2].receipt.cumulative
+
+
+def test_a_stored_receipt_that_a_convicted_one_contradicts_is_held(harness: SettlementHarness) -> None:
+    """As after a restore: the convicted receipt is public, with its signature."""
+    channel, other = harness.market.channels[:2]
+    lost, elsewhere = harness.serve(channel), harness.serve(other)
+    harness.settler().run_once(is_forced=True)
+    harness.mine()
+    stored = replace(lost, receipt=replace(lost.receipt, response_hash=some_hash("another answer")))
+    stolen = harness.market.receipt_key
+    signature = stolen.sign(harness.market.domain.receipt_digest(stored.receipt))
+    stored = replace(stored, signature=signature)
+    with harness.begin() as tx:
+        number = receipt_id(lost.receipt)
+        changes = {"id": receipt_id(stored.receipt), "response_hash": stored.receipt.response_hash}
+        row = update(ReceiptRow).where(ReceiptRow.id == number)
+        tx.session.execute(row.values(**changes, signature=signature))
+    equivocate(harness, lost, stolen, forged=stored.receipt)
+    settle(harness)
+    assert settled(harness) == [elsewhere]
+    retire(harness, stolen)
+    settle(harness)
+    assert [each.receipt for each in settled(harness)] == [elsewhere.receipt, stored.receipt]
 
 
 def test_a_waiver_ends_where_a_convicted_answer_ends(harness: SettlementHarness) -> None:
@@ -372,6 +443,7 @@ def test_nothing_is_settled_while_the_data_of_a_convicted_batch_cannot_be_read(
     harness.mine()
     header = dict(harness.chain.committed[0].header) | {"dataDigest": some_hash("nowhere")}
     harness.chain.committed[0] = replace(harness.chain.committed[0], header=header)
+    harness.serve()
     progress = harness.settler().run_once(is_forced=True)
     assert progress.step is Step.REFUSED
     assert "cannot be read" in progress.reason
