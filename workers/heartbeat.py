@@ -47,7 +47,7 @@ class Heartbeat:
                 if not self._renew():
                     return
         finally:
-            self._lost.set()  # whatever ended this thread, nothing renews the lease any more
+            self._lost.set()  # after an error too: no thread renews the lease
 
     def _renew(self) -> bool:
         try:

@@ -85,7 +85,7 @@ class Parent:
                 lines.add(chunk)
                 while (line := lines.pop()) is not None:
                     self._messages.put(line)
-        finally:  # also without memory: nobody would read the messages that `receive` waits for
+        finally:  # after an error too: `receive` would wait for messages that no thread reads
             os._exit(EXIT_ORPHANED)
 
 

@@ -1,4 +1,4 @@
-"""Payers and adapters take turns, whatever one of them sends."""
+"""The scheduler serves payers and adapters in turns, however many requests one of them sends."""
 
 from __future__ import annotations
 

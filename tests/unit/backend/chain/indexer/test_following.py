@@ -1,4 +1,4 @@
-"""An indexer follows a chain: up to which block, until it is stopped, and beside other indexers."""
+"""An indexer reads confirmed blocks, stops when it is told to, and shares a database with other indexers."""
 
 from __future__ import annotations
 
