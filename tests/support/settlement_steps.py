@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from backend.db.unit_of_work import UnitOfWork
+    from backend.domain.disputes.witnesses import Fault
     from backend.domain.receipt import SignedReceipt
     from tests.support.settlement_harness import SettlementHarness
 
@@ -40,6 +41,14 @@ def settled(harness: SettlementHarness) -> list[SignedReceipt]:
     """Receipts published by the batches that are not void, in order."""
     headers = [Header.from_chain(batch.header) for batch in harness.chain.standing()]
     return [r for h in headers for r in decode(harness.blobs.read(cid_of(h.data_digest), FILE_NAME))[1]]
+
+
+def convict(harness: SettlementHarness, proof: str, fault: Fault, guilty: SignedReceipt) -> None:
+    """Convict the newest batch by a fault of one of its receipts."""
+    batch = harness.chain.standing()[-1]
+    ids = [receipt_id(signed.receipt) for signed in settled(harness)]
+    index = ids.index(receipt_id(guilty.receipt))
+    harness.chain.convict(batch.number, proof, fault, index)
 
 
 def assert_all_settled(harness: SettlementHarness, receipts: list[SignedReceipt]) -> None:

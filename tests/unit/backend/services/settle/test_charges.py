@@ -17,10 +17,10 @@ from tests.support.settlement_steps import (
     CrashingDatabase,
     SimulatedCrash,
     assert_all_settled,
+    convict,
     settle,
     settled,
 )
-from tests.unit.backend.services.settle.test_convictions import convict
 
 if TYPE_CHECKING:
     from backend.domain.ids import ReceiptId
