@@ -24,11 +24,13 @@ DELETED = ".deleted."
 """Names of folders that are being deleted begin so."""
 DRAFT_SECONDS = 3600.0
 """More than the writing or the deletion of a folder takes."""
+RECORD_SECONDS = 10.0
+"""Uses within so long of a recorded one are not recorded: a record takes a lock and four system calls."""
 
 
 @dataclass(frozen=True, slots=True)
 class CachedFolder:
-    """`used_at`: Unix time of its last use."""
+    """`used_at`: Unix time of its last use, or up to `RECORD_SECONDS` later."""
 
     used_at: float
     path: Path
@@ -62,8 +64,12 @@ class FolderCache:
     def use(self, name: str) -> Path | None:
         """The folder, of which this is a use; None if it is not there."""
         path = self.root / name
-        if not path.is_dir():
+        try:
+            recorded_at = path.stat().st_mtime
+        except (FileNotFoundError, NotADirectoryError):
             return None
+        if 0 <= time.time() - recorded_at < RECORD_SECONDS:
+            return path  # `_used_at` counts this use
         with self._lock(fcntl.LOCK_SH):
             try:
                 os.utime(path)
@@ -76,7 +82,7 @@ class FolderCache:
         found = []
         for path in self.root.iterdir() if self.root.is_dir() else ():
             with suppress(FileNotFoundError):
-                if path.is_dir() and path.name[0] != "." and (used_at := path.stat().st_mtime) < before:
+                if path.is_dir() and path.name[0] != "." and (used_at := _used_at(path)) < before:
                     found.append(CachedFolder(used_at, path))
         return sorted(found, key=lambda each: each.used_at)
 
@@ -86,7 +92,7 @@ class FolderCache:
         if not path.is_dir():
             return
         with self._lock(fcntl.LOCK_EX):
-            if not path.is_dir() or path.stat().st_mtime >= unused_since:
+            if not path.is_dir() or _used_at(path) >= unused_since:
                 return
             # At once: a process that ends now leaves no part of a folder to serve. Onto a name that is free,
             # because a full disk has no room for a new folder.
@@ -103,6 +109,11 @@ class FolderCache:
     def _lock(self, mode: int) -> AbstractContextManager[None]:
         """Shared for uses, exclusive for the decision that a folder goes."""
         return locked(self.root / ".lock", mode)
+
+
+def _used_at(folder: Path) -> float:
+    """No use of the folder is later."""
+    return folder.stat().st_mtime + RECORD_SECONDS
 
 
 def keep_in_use(folder: Path) -> None:

@@ -97,7 +97,7 @@ def has_gradients(adapter_folder: Path) -> bool:
 
 
 class Indices:
-    """LRU cache of the indices of served adapters."""
+    """LRU cache of indices of served adapters, whose folders never change: None for one without an index."""
 
     def __init__(self, max_bytes: int = MAX_INDEX_BYTES, *, with_gradients: bool = False) -> None:
         """`max_bytes` limits the cache. A single larger index is not used."""
@@ -121,14 +121,15 @@ class Indices:
             if path in self._cache:
                 self._cache.move_to_end(path)
                 return self._cache[path]
-        if not path.is_file():
-            return None
-        try:
-            # Without the lock, so that other answers are scored.
-            index = load_index(path, self._max_bytes, with_gradients=self._with_gradients)
-        except InvalidInput as error:
-            log.warning("contributions to %s are attributed equally: %s", adapter_folder.name, error)
-            index = None
+        index = None
+        if path.is_file():
+            try:
+                # Without the lock, so that other answers are scored.
+                index = load_index(path, self._max_bytes, with_gradients=self._with_gradients)
+            except InvalidInput as error:
+                log.warning("contributions to %s are attributed equally: %s", adapter_folder.name, error)
+        elif not adapter_folder.is_dir():
+            return None  # it can be fetched again, with its index
         with self._lock:
             self._keep(path, index)
         return index

@@ -373,6 +373,20 @@ def test_indices_in_memory_stay_within_their_bytes(tmp_path: Path) -> None:
     assert loaded == ["a", "b", "c", "b"]
 
 
+def test_a_folder_without_an_index_is_searched_once_and_an_absent_folder_again(tmp_path: Path) -> None:
+    without, absent = tmp_path / "without", tmp_path / "absent"
+    without.mkdir()
+    cosine = HiddenCosine(Indices())
+    cosine.prepare(without)
+    cosine.prepare(absent)
+    write_index(without)  # as no process does: folders are named by their content
+    absent.mkdir()
+    write_index(absent)
+    assert cosine.scores(without, POSITIONS, PROBE) is None
+    assert not cosine.is_prepared(absent)
+    assert cosine.scores(absent, POSITIONS, PROBE) is not None
+
+
 def test_an_index_above_the_budget_is_not_read(tmp_path: Path) -> None:
     write_index(tmp_path)
     assert HiddenCosine(Indices(max_bytes=100)).scores(tmp_path, POSITIONS, PROBE) is None

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from backend.disk.folder_cache import FolderCache
+from backend.disk.folder_cache import RECORD_SECONDS, FolderCache
 from backend.domain.content import ContentCorrupt, ContentMissing, ContentUnsafe, cid_digest, cid_of
 from backend.domain.errors import DiskFull
 from backend.services.market import adapter_folders
@@ -145,7 +145,7 @@ def test_adapters_in_use_stay_and_others_are_refused_until_they_are_not(disk: Di
     with pytest.raises(DiskFull):
         disk.use(two)
     assert disk.folders.folder(one).is_dir()
-    later = time.time() + IN_USE_SECONDS + 1
+    later = time.time() + IN_USE_SECONDS + RECORD_SECONDS + 1
     disk.folders = disk.started(lambda: later)
     disk.use(two)
     assert [disk.has(each) for each in (one, two)] == [NEITHER, WHOLE]
