@@ -1,5 +1,5 @@
 """Folders that can be fetched or written again, with the time of their last use, which their own modification
-time records.
+time records to within `RECORD_SECONDS`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ DELETED = ".deleted."
 DRAFT_SECONDS = 3600.0
 """More than the writing or the deletion of a folder takes."""
 RECORD_SECONDS = 10.0
-"""Uses within so long of a recorded one are not recorded: a record takes a lock and four system calls."""
+"""A use within so long of a recorded one is not recorded: each record opens, locks and closes a file."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""An indexer reads confirmed blocks, stops when it is told to, and shares a database with other indexers."""
+"""Tests of the indexer: confirmed blocks, its end, and several indexers of one database."""
 
 from __future__ import annotations
 
