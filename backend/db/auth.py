@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import delete, select, update
 
-from backend.db.bulk import among, found_among, table_of, update_all
-from backend.db.mapping import from_row
+from backend.db.bulk import among, found_among, update_all
+from backend.db.mapping import columns_of, from_row
 from backend.db.session import insert_if_absent
 from backend.db.tables.auth import ApiKeyRow, NonceRow, SessionRow
 from backend.db.tables.earnings import AccountRow
-from backend.domain.auth import EVERY_SCOPE, ApiKey, Refresh, Scope, Session
+from backend.domain.auth import EVERY_SCOPE, ApiKey, KeySpending, Refresh, Scope, Session
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from backend.domain.auth import KeyUse
     from backend.domain.ids import Account
 
-_KEYS = select(table_of(ApiKeyRow)).where(among(ApiKeyRow.id))
+_SPENDING = select(*columns_of(ApiKeyRow, KeySpending)).where(among(ApiKeyRow.id))
 
 
 class AuthStore:
@@ -121,8 +121,9 @@ class AuthStore:
         sessions = self._session.scalars(delete(SessionRow).returning(SessionRow.id)).all()
         return len(keys), len(sessions)
 
-    def keys_by_id(self, key_ids: Collection[str]) -> dict[str, ApiKey]:
-        return {row.id: _key(row) for row in found_among(self._session, _KEYS, key_ids)}
+    def spending(self, key_ids: Collection[str]) -> dict[str, KeySpending]:
+        """By key; unknown keys are left out."""
+        return {(key := KeySpending(*row)).id: key for row in found_among(self._session, _SPENDING, key_ids)}
 
     def record_use(self, uses: Sequence[KeyUse]) -> None:
         """Store what these keys have spent. The caller holds the locks of their channels."""

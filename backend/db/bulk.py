@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import json
 from functools import cache
 from itertools import islice
 from typing import TYPE_CHECKING, Any, cast
 
-from sqlalchemy import Table, bindparam, delete, insert, update
+from sqlalchemy import ARRAY, Table, Text, TypeDecorator, bindparam, insert, update
 from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.functions import FunctionElement
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
-    from sqlalchemy import ColumnElement, Delete, Executable, Insert, Update
+    from sqlalchemy import Executable, Insert, Update
+    from sqlalchemy.engine import Dialect
     from sqlalchemy.orm import Session
+    from sqlalchemy.sql.compiler import SQLCompiler
+    from sqlalchemy.types import TypeEngine
 
     from backend.db.base import Base
 
@@ -22,18 +28,59 @@ MAX_KEYS = 500
 """Values named in one statement. SQLite limits the number of bound variables."""
 
 
-def among(column: Any) -> ColumnElement[bool]:
-    """`column IN (KEYS)` for prepared statements: building a statement costs more than executing it."""
-    is_one: ColumnElement[bool] = column.in_(bindparam(KEYS, expanding=True))
-    return is_one
+class _Keys(TypeDecorator[Any]):
+    """Values of a column in one parameter: JSON on SQLite, an array on PostgreSQL."""
+
+    impl = Text
+    cache_ok = True
+
+    def __init__(self, item: TypeEngine[Any]) -> None:
+        super().__init__()
+        self.item = item
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        return dialect.type_descriptor(Text() if dialect.name == "sqlite" else ARRAY(self.item))
+
+    def process_bind_param(self, value: Any, dialect: Dialect) -> Any:
+        return json.dumps(value) if dialect.name == "sqlite" else value
 
 
-def found_among(session: Session, statement: Executable, keys: Iterable[Any]) -> Iterator[Any]:
-    """Execute a Core statement that uses `among` for the given keys, some at a time: its order holds among
-    the rows of those.
+class _IsAmong(FunctionElement[bool]):
+    """Of a column and `_Keys`. Not of type Boolean: SQLAlchemy would compare it with 1 on SQLite, which then
+    uses no index.
     """
-    for some in in_chunks(keys):
-        yield from session.connection().execute(statement, {KEYS: some}).all()
+
+    inherit_cache = True
+
+
+@compiles(_IsAmong, "sqlite")
+def _in_json(element: _IsAmong, compiler: SQLCompiler, **options: Any) -> str:
+    column, keys = (compiler.process(each, **options) for each in element.clauses)
+    return f"{column} IN (SELECT value FROM json_each({keys}))"  # noqa: S608 - a compiled column
+
+
+@compiles(_IsAmong, "postgresql")
+def _in_array(element: _IsAmong, compiler: SQLCompiler, **options: Any) -> str:
+    column, keys = (compiler.process(each, **options) for each in element.clauses)
+    return f"{column} = ANY ({keys})"
+
+
+def among(column: Any) -> _IsAmong:
+    """`column IN (KEYS)` for prepared statements: to build a statement, or to name each key in a parameter of
+    its own, costs more than to execute it.
+    """
+    return _IsAmong(column, bindparam(KEYS, type_=_Keys(column.type)))
+
+
+def found_among(session: Session, query: Executable, keys: Collection[Any]) -> Sequence[Any]:
+    """Rows of a query that uses `among`, for the given keys."""
+    return session.connection().execute(query, {KEYS: list(keys)}).all() if keys else ()
+
+
+def execute_among(session: Session, statement: Executable, keys: Collection[Any]) -> None:
+    """Execute a statement that uses `among`, for the given keys."""
+    if keys:
+        session.connection().execute(statement, {KEYS: list(keys)})
 
 
 def in_chunks(values: Iterable[Any]) -> Iterator[list[Any]]:
@@ -81,12 +128,6 @@ def update_all(session: Session, entity: type[Base], key: str, rows: Sequence[Ma
         session.connection().execute(statement, values)
 
 
-def delete_all(session: Session, entity: type[Base], key: str, values: Sequence[Any]) -> None:
-    """Delete the rows whose `key` is in `values`. Unknown values are ignored."""
-    if values:
-        session.connection().execute(_delete(entity, key), [{"_key": value} for value in values])
-
-
 @cache
 def _insert(entity: type[Base]) -> Insert:
     return insert(table_of(entity))
@@ -103,9 +144,3 @@ def _update(entity: type[Base], key: str, names: frozenset[str]) -> Update:
     table = table_of(entity)
     where = table.c[key] == bindparam("_key")
     return update(table).where(where).values({name: bindparam(name) for name in names})
-
-
-@cache
-def _delete(entity: type[Base], key: str) -> Delete:
-    table = table_of(entity)
-    return delete(table).where(table.c[key] == bindparam("_key"))

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import and_, false, func, not_, select, tuple_
 
-from backend.db.bulk import among, found_among, table_of
+from backend.db.bulk import among, found_among
 from backend.db.disputes import ChainBatches
 from backend.db.event_log import EventLog
-from backend.db.mapping import from_row
+from backend.db.mapping import columns_of, from_row
 from backend.db.paging import in_chain_order
 from backend.db.projections import entity_of
 from backend.db.tables import chain as t
@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 
     from backend.domain.chain import BlockRef
 
-_CHANNELS = select(table_of(t.ChannelRow)).where(among(t.ChannelRow.id))
+_CHANNELS = select(*columns_of(t.ChannelRow, Channel)).where(among(t.ChannelRow.id))
 _GRANTS = (
-    select(table_of(t.GrantRow))
+    select(*columns_of(t.GrantRow, Grant))
     .where(among(t.GrantRow.channel_id))
     .order_by(t.GrantRow.block_number, t.GrantRow.log_index)
 )
@@ -145,16 +145,16 @@ class ChainStore(ChainBatches):
 
     def known_channels(self, channels: Collection[ChannelId]) -> dict[ChannelId, Channel]:
         rows = found_among(self._session, _CHANNELS, channels)
-        return {(found := from_row(Channel, row)).id: found for row in rows}
+        return {(found := Channel(*row)).id: found for row in rows}
 
     def grants(self, channel: ChannelId) -> list[Grant]:
         return self.known_grants([channel]).get(channel, [])
 
     def known_grants(self, channels: Collection[ChannelId]) -> dict[ChannelId, list[Grant]]:
         found: dict[ChannelId, list[Grant]] = {}
-        for grant in found_among(self._session, _GRANTS, channels):
-            channel = ChannelId(Hash32(grant.channel_id))
-            found.setdefault(channel, []).append(from_row(Grant, grant))
+        for row in found_among(self._session, _GRANTS, channels):
+            grant = Grant(*row)
+            found.setdefault(grant.channel_id, []).append(grant)
         return found
 
     def parameter_set(self, number: int) -> ParameterSet | None:

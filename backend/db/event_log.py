@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import delete, func, inspect, select, text, tuple_
 
 from backend.db.bulk import in_chunks, insert_all
-from backend.db.mapping import from_row
+from backend.db.mapping import columns_of, from_row
 from backend.db.projections import Rule, entity_of, rule_of
 from backend.db.tables.chain import CheckpointRow, EventRow, Projection
 from backend.domain.chain import BlockRef, ChainEvent
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from backend.db.projections import Key
 
+_CURSOR = select(*columns_of(CheckpointRow, BlockRef)).order_by(CheckpointRow.number.desc()).limit(1)
 KEPT_CHECKPOINTS = 1000
 """Checkpoints that are retained. A reorg deeper than the oldest one re-indexes the whole chain."""
 
@@ -41,9 +42,8 @@ class EventLog:
         self._session = session
 
     def cursor(self) -> BlockRef | None:
-        newest = select(CheckpointRow).order_by(CheckpointRow.number.desc()).limit(1)
-        row = self._session.scalar(newest)
-        return None if row is None else from_row(BlockRef, row)
+        row = self._session.connection().execute(_CURSOR).first()
+        return None if row is None else BlockRef(*row)
 
     def locked_cursor(self) -> BlockRef | None:
         """The cursor, locked against other transactions until this one ends."""

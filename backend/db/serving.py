@@ -6,11 +6,11 @@ from dataclasses import asdict
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import bindparam, exists, func, insert, select, update
+from sqlalchemy import bindparam, delete, exists, func, insert, select, update
 from sqlalchemy.orm import aliased
 
-from backend.db.bulk import among, delete_all, found_among, in_chunks, insert_all, table_of, update_all
-from backend.db.mapping import from_row
+from backend.db.bulk import among, execute_among, found_among, in_chunks, insert_all, table_of, update_all
+from backend.db.mapping import columns_of, from_row
 from backend.db.open_charges import IS_IN_NO_BATCH, IS_OPEN, ZERO, first_unfunded, is_funded
 from backend.db.session import insert_if_absent
 from backend.db.tables.chain import ChannelRow
@@ -41,22 +41,26 @@ if TYPE_CHECKING:
 
     from sqlalchemy.orm import Session
 
-_LINES = select(table_of(CumulativeRow)).where(among(CumulativeRow.channel_id))
-_RESERVATIONS = select(
-    ReservationRow.id,
-    ReservationRow.channel_id,
-    ReservationRow.key_id,
-    ReservationRow.amount,
-    ReservationRow.expires_at,
-).where(among(ReservationRow.channel_id))
+_LINES = select(
+    CumulativeRow.channel_id, CumulativeRow.charged, CumulativeRow.waive_from, CumulativeRow.waive_until
+).where(among(CumulativeRow.channel_id))
+_NUM_LINES = select(func.count()).select_from(CumulativeRow).where(among(CumulativeRow.channel_id))
+_LOCKED_LINES = (
+    select(CumulativeRow.channel_id)
+    .where(among(CumulativeRow.channel_id))
+    .order_by(CumulativeRow.channel_id)
+    .with_for_update()
+)
+_RESERVATIONS = select(*columns_of(ReservationRow, Reservation)).where(among(ReservationRow.channel_id))
+_DROPPED = delete(table_of(ReservationRow)).where(among(ReservationRow.id))
 _VOUCHERS = (
-    select(table_of(VoucherRow))
+    select(*columns_of(VoucherRow, Voucher), VoucherRow.signature, VoucherRow.signer)
     .where(among(VoucherRow.channel_id))
     .order_by(VoucherRow.channel_id, VoucherRow.max_cumulative.desc(), VoucherRow.signer)
 )
 _HELD_KEYS = select(HeldKeyRow.channel_id, HeldKeyRow.key).where(among(HeldKeyRow.channel_id))
 _MOVES = (
-    select(table_of(MoveRow))
+    select(*columns_of(MoveRow, Move))
     .join(TransactionRow, TransactionRow.id == MoveRow.transaction_id)
     .where(among(MoveRow.channel_id), TransactionRow.state != TransactionState.FAILED)
     .order_by(MoveRow.transaction_id)
@@ -88,13 +92,12 @@ class ChannelStore:
         """Lock these channels' cumulatives, reservations and keys' spending until this transaction ends."""
         # In one order everywhere, new lines before those that are there: no two can wait for each other.
         ordered = sorted(set(channels))
-        known = self.charged(ordered)
-        for channel in ordered:
-            if channel not in known:
+        num_known = sum(count for (count,) in found_among(self._session, _NUM_LINES, ordered))
+        if num_known < len(ordered):
+            for channel in ordered:
                 insert_if_absent(self._session, CumulativeRow, channel_id=channel, charged=0)
         if self._session.get_bind().dialect.name == "postgresql":  # on SQLite a writer is alone anyway
-            lines = select(CumulativeRow.channel_id).where(CumulativeRow.channel_id.in_(ordered))
-            self._session.execute(lines.order_by(CumulativeRow.channel_id).with_for_update())
+            found_among(self._session, _LOCKED_LINES, ordered)
 
     def charged(self, channels: Collection[ChannelId]) -> dict[ChannelId, int]:
         """Cumulative charge of each channel; channels without one are left out."""
@@ -104,8 +107,8 @@ class ChannelStore:
         """As `charged`, with what has to be waived."""
         rows = found_among(self._session, _LINES, channels)
         return {
-            ChannelId(Hash32(row.channel_id)): Line(row.charged, Waiver(row.waive_from, row.waive_until))
-            for row in rows
+            ChannelId(Hash32(channel)): Line(charged, Waiver(start, until))
+            for channel, charged, start, until in rows
         }
 
     def waivers(self) -> dict[ChannelId, Waiver]:
@@ -132,7 +135,7 @@ class ChannelStore:
     def reservations(self, channels: Collection[ChannelId]) -> list[Reservation]:
         """All reservations of these channels, expired ones included."""
         rows = found_among(self._session, _RESERVATIONS, channels)
-        return [from_row(Reservation, row) for row in rows]
+        return [Reservation(*row) for row in rows]
 
     def reserved(self, now: datetime) -> frozenset[str]:
         """Ids of the reservations that count at this time: those of running answers."""
@@ -145,7 +148,7 @@ class ChannelStore:
 
     def drop_reservations(self, reservation_ids: Sequence[str]) -> None:
         """Unknown ids are ignored."""
-        delete_all(self._session, ReservationRow, "id", reservation_ids)
+        execute_among(self._session, _DROPPED, reservation_ids)
 
     def put_voucher(self, voucher: ClientVoucher) -> None:
         """Store it as this signer's voucher of the channel."""
@@ -164,7 +167,10 @@ class ChannelStore:
     def vouchers(self, *channels: ChannelId) -> Sequence[ClientVoucher]:
         """The latest voucher of each signer."""
         rows = found_among(self._session, _VOUCHERS, channels)
-        return [ClientVoucher(_voucher(row), Account(row.signer)) for row in rows]
+        return [
+            ClientVoucher(SignedVoucher(Voucher(*voucher), signature), signer)
+            for *voucher, signature, signer in rows
+        ]
 
     def add_held_key(self, channel: ChannelId, key: Account) -> None:
         self._session.add(HeldKeyRow(channel_id=channel, key=key))
@@ -187,7 +193,7 @@ class ChannelStore:
 
     def moves(self, channels: Collection[ChannelId]) -> list[Move]:
         """Moves out of these channels, oldest first, except those whose transactions have failed."""
-        return [from_row(Move, row) for row in found_among(self._session, _MOVES, channels)]
+        return [Move(*row) for row in found_among(self._session, _MOVES, channels)]
 
 
 class ReceiptStore:
@@ -385,10 +391,6 @@ def _values(new: NewReceipt) -> dict[str, Any]:
         "signer": new.signer,
         "trace": new.trace,
     }
-
-
-def _voucher(row: Any) -> SignedVoucher:
-    return SignedVoucher(from_row(Voucher, row), row.signature)
 
 
 def _stored(row: ReceiptRow) -> StoredReceipt:

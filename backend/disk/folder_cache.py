@@ -11,6 +11,7 @@ import shutil
 import time
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,6 +27,8 @@ DRAFT_SECONDS = 3600.0
 """More than the writing or the deletion of a folder takes."""
 RECORD_SECONDS = 10.0
 """A use within so long of a recorded one is not recorded: each record opens, locks and closes a file."""
+MAX_PATHS = 4096
+"""Paths that are kept. To build and to hash the path of an answer's adapter costs more than its status."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,10 +63,11 @@ class FolderCache:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self._path = lru_cache(MAX_PATHS)(root.__truediv__)
 
     def use(self, name: str) -> Path | None:
         """The folder, of which this is a use; None if it is not there."""
-        path = self.root / name
+        path = self._path(name)
         try:
             recorded_at = path.stat().st_mtime
         except (FileNotFoundError, NotADirectoryError):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from backend.domain.errors import InvalidInput
 from backend.domain.hashing import response_bytes
 from backend.domain.money import PPM
-from backend.domain.receipt import Share
+from backend.domain.receipt import PackedShares
 from backend.domain.split import MAX_SHARES
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def answer_draw(body: bytes, texts: Iterable[str]) -> int:
     return int.from_bytes(hashlib.sha256(body + response_bytes(texts)).digest(), "big")
 
 
-def shares_from_scores(scores: Mapping[int, float], draw: int = 0) -> tuple[Share, ...]:
+def shares_from_scores(scores: Mapping[int, float], draw: int = 0) -> PackedShares:
     """Shares in proportion to relu(score)^2, by rising position, that sum to 1,000,000 ppm.
 
     Only the 256 highest scores count, and shares below 1 ppm are dropped. If the lowest of them is that of n
@@ -94,7 +94,10 @@ def shares_from_scores(scores: Mapping[int, float], draw: int = 0) -> tuple[Shar
     ppms = [weight * PPM // total for weight in weights]
     if ppms:
         ppms[weights.index(max(weights))] += PPM - sum(ppms)
-    return tuple(Share(position, ppm) for position, ppm in zip(positions, ppms, strict=True) if ppm)
+    if not all(ppms):
+        positions = [position for position, ppm in zip(positions, ppms, strict=True) if ppm]
+        ppms = [ppm for ppm in ppms if ppm]
+    return PackedShares.of(positions, ppms)
 
 
 def _counted(weights: Sequence[int], draw: int) -> list[int]:
@@ -109,6 +112,8 @@ def _counted(weights: Sequence[int], draw: int) -> list[int]:
 
 def check_finite(scores: Mapping[int, float]) -> None:
     """Raises ScoreNotFinite for the first score that is no finite number."""
+    if all(map(math.isfinite, scores.values())):
+        return
     for position, score in scores.items():
         if not math.isfinite(score):
             raise ScoreNotFinite(

@@ -69,6 +69,17 @@ class ApiKey:
 
 
 @dataclass(frozen=True, slots=True)
+class KeySpending:
+    """What an API key may spend, and what it has spent, in micro-units."""
+
+    id: str
+    last_used_at: datetime | None
+    revoked_at: datetime | None
+    spend_cap: int | None
+    spent: int
+
+
+@dataclass(frozen=True, slots=True)
 class KeyUse:
     """A key's total spending in micro-units and the time of its latest use."""
 

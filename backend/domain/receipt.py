@@ -13,6 +13,8 @@ from backend.domain.ids import ZERO_HASH
 from backend.domain.money import PPM, mul_ppm_down
 
 if TYPE_CHECKING:
+    from typing import Self
+
     from backend.domain.ids import Account, ChannelId, Hash32, SnapshotId, VersionId
 
 
@@ -109,6 +111,13 @@ class PackedShares(Sequence[Share]):
         if len(packed) % SHARE_BYTES:
             raise ValueError(f"an attribution list has items of {SHARE_BYTES} bytes")
         self.packed = packed
+
+    @classmethod
+    def of(cls, positions: Sequence[int], ppms: Sequence[int]) -> Self:
+        """Pack columns of the same length."""
+        numbers = [0] * (2 * len(positions))
+        numbers[::2], numbers[1::2] = positions, ppms
+        return cls(struct.pack(f">{len(numbers)}I", *numbers))
 
     def __len__(self) -> int:
         return len(self.packed) // SHARE_BYTES

@@ -64,7 +64,7 @@ class BalanceEvents:
         """
         channels = {endpoint.id: self._counterparty.channel(endpoint.account) for endpoint in endpoints}
         known = tx.chain.known_channels(set(channels.values()))
-        balances = channel_balances(tx, known, {}, self._clock())
+        balances = channel_balances(tx, known, {}, tx.chain.cursor(), self._clock())
         return [
             (endpoint, balances[channels[endpoint.id]].available)
             for endpoint in endpoints

@@ -150,7 +150,7 @@ class Attribution:
     """Shares of an answer and the method that computed them."""
 
     method: str
-    shares: tuple[Share, ...]
+    shares: Sequence[Share]
 
 
 def attribute(

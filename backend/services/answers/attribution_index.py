@@ -109,19 +109,17 @@ class Indices:
 
     def is_loaded(self, adapter_folder: Path) -> bool:
         """Whether `get` answers at once."""
-        path = adapter_folder / INDEX_FILE
         with self._lock:
-            is_cached = path in self._cache
-        return is_cached or not path.is_file()
+            is_cached = adapter_folder in self._cache
+        return is_cached or not (adapter_folder / INDEX_FILE).is_file()
 
     def get(self, adapter_folder: Path) -> AttributionIndex | None:
         """The index; None if there is none, or if it is unusable, which is logged once."""
-        path = adapter_folder / INDEX_FILE
         with self._lock:
-            if path in self._cache:
-                self._cache.move_to_end(path)
-                return self._cache[path]
-        index = None
+            if adapter_folder in self._cache:
+                self._cache.move_to_end(adapter_folder)
+                return self._cache[adapter_folder]
+        path, index = adapter_folder / INDEX_FILE, None
         if path.is_file():
             try:
                 # Without the lock, so that other answers are scored.
@@ -131,13 +129,13 @@ class Indices:
         elif not adapter_folder.is_dir():
             return None  # it can be fetched again, with its index
         with self._lock:
-            self._keep(path, index)
+            self._keep(adapter_folder, index)
         return index
 
-    def _keep(self, path: Path, index: AttributionIndex | None) -> None:
-        if path in self._cache:  # another thread was faster
+    def _keep(self, adapter_folder: Path, index: AttributionIndex | None) -> None:
+        if adapter_folder in self._cache:  # another thread was faster
             return
-        self._cache[path] = index
+        self._cache[adapter_folder] = index
         self._num_bytes += _size(index)
         while self._num_bytes > self._max_bytes:
             _, oldest = self._cache.popitem(last=False)

@@ -77,14 +77,19 @@ class ChannelBalance:
 def channel_balance(tx: UnitOfWork, channel: ChannelId, now: datetime) -> ChannelBalance:
     """Exact for a caller that holds the channel's lock; otherwise it may be outdated at once."""
     reserved = reserved_by_channel(tx.channels.reservations([channel]), now)
-    return channel_balances(tx, [channel], reserved, now)[channel]
+    return channel_balances(tx, [channel], reserved, tx.chain.cursor(), now)[channel]
 
 
 def channel_balances(
-    tx: UnitOfWork, channels: Collection[ChannelId], reserved: Mapping[ChannelId, int], now: datetime
+    tx: UnitOfWork,
+    channels: Collection[ChannelId],
+    reserved: Mapping[ChannelId, int],
+    cursor: BlockRef | None,
+    now: datetime,
 ) -> dict[ChannelId, ChannelBalance]:
-    """Balances of many channels. `reserved`: from `reserved_by_channel`."""
-    cursor = tx.chain.cursor()
+    """Balances of many channels. `reserved`: from `reserved_by_channel`. `cursor`: of the indexed chain, read
+    before; see `pending_moves`.
+    """
     on_chain, lines = tx.chain.known_channels(channels), tx.channels.lines(channels)
     waivers = {channel: line.waiver for channel, line in lines.items() if channel in on_chain}
     authorised = _authorised(tx, on_chain, waivers, latest_time(cursor, now))

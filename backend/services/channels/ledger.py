@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from typing import Self
 
     from backend.db.unit_of_work import UnitOfWork
-    from backend.domain.auth import ApiKey
+    from backend.domain.auth import KeySpending
     from backend.domain.chain import BlockRef
     from backend.domain.ids import ChannelId
     from backend.domain.serving import NewReceipt, Reservation
@@ -65,7 +65,7 @@ class ChannelLedger:
         cursor: BlockRef | None,
         balances: dict[ChannelId, ChannelBalance],
         reservations: Iterable[Reservation],
-        keys: dict[str, ApiKey],
+        keys: dict[str, KeySpending],
     ) -> None:
         self.now = now
         self._cursor = cursor
@@ -92,9 +92,10 @@ class ChannelLedger:
         cls, tx: UnitOfWork, channels: Collection[ChannelId], keys: Collection[str], now: datetime
     ) -> Self:
         """Exact for a caller that holds the channels' locks; otherwise it may be outdated at once."""
+        cursor = tx.chain.cursor()
         reservations = tx.channels.reservations(channels)
-        balances = channel_balances(tx, channels, reserved_by_channel(reservations, now), now)
-        return cls(now, tx.chain.cursor(), balances, reservations, tx.auth.keys_by_id(keys))
+        balances = channel_balances(tx, channels, reserved_by_channel(reservations, now), cursor, now)
+        return cls(now, cursor, balances, reservations, tx.auth.spending(keys))
 
     def check(self, channel: ChannelId, key_id: str | None, amount: int, max_lag_seconds: int) -> None:
         """Check that `amount` can be reserved now. Raises PaymentRequired, Unauthenticated and ViewStale."""

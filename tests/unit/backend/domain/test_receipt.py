@@ -3,9 +3,15 @@ from __future__ import annotations
 import pytest
 
 from backend.domain.hashing import pack_list
-from backend.domain.receipt import PackedShares, Share
+from backend.domain.receipt import PackedShares, Share, columns
 
 SHARES = [Share(1 << 24 | 2, 400_000), Share(2 << 24, 350_000), Share(2 << 24 | 1, 250_000)]
+
+
+def test_shares_are_packed_from_their_columns() -> None:
+    packed = PackedShares.of(*columns(SHARES))
+    assert packed.packed == pack_list(SHARES)
+    assert PackedShares.of([], []) == ()
 
 
 @pytest.mark.parametrize("index", [0, 2, -1, -3, slice(1, None), slice(None, None, -2)])
