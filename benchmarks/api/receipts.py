@@ -18,6 +18,7 @@ from backend.ports.engine import EngineState
 from backend.services.answers.request import AnswerRequest
 from backend.services.channels.admission import Payer
 from benchmarks.api import market
+from benchmarks.api.databases import databases
 from benchmarks.api.figures import Row, Timed
 from inference.protocol import Chunk, Generate, Message, Sampling, TokenCount
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Sequence
     from pathlib import Path
 
+    from benchmarks.api.databases import Postgres, Sqlite
     from benchmarks.api.market import ApiPayer
     from inference.protocol import CountTokens
 
@@ -58,36 +60,53 @@ class MemoryEngine:
 
 
 def measure(folder: Path, seconds: float, repeats: int) -> list[Row]:
-    """Receipts per second, with `NUM_CLIENTS` concurrent requests on the channels of all payers."""
-    market.create_home(folder / "home")
-    installation = Installation(market.build_settings(folder / "home"))
+    """Receipts per second on each database, with `NUM_CLIENTS` concurrent requests on the channels of all
+    payers.
+    """
+    with databases() as found:
+        return [_measure(folder / f"receipts{one.suffix}", one, seconds, repeats) for one in found]
+
+
+def _measure(home: Path, database: Sqlite | Postgres, seconds: float, repeats: int) -> Row:
+    market.create_home(home)
+    installation = Installation(market.build_settings(home, **database.settings(home.name)))
     installation.engines.by_base = {installation.base_model.digest: MemoryEngine()}
     seeded = market.seed(installation, NUM_CONTRIBUTORS)
     try:
-        timed = asyncio.run(_runs(installation, seeded, seconds, repeats))
+        timed = asyncio.run(_runs(installation, seeded, database, seconds, repeats))
         _check(installation, seeded.payers, sum(run.count for run in timed))
     finally:
         gc.unfreeze()
         installation.close()
     method = (
         f"{NUM_CLIENTS} concurrent requests on {len(seeded.payers)} channels, each receipt with "
-        f"{NUM_CONTRIBUTORS} shares; SQLite on disk (synchronous=FULL); the engine answers from memory"
+        f"{NUM_CONTRIBUTORS} shares; {database.method}; the engine answers from memory"
     )
-    return [Row.of("receipts_signed_s", method, timed)]
+    return Row.of(f"receipts_signed{database.suffix}_s", method, timed)
 
 
 async def _runs(
-    installation: Installation, seeded: market.SeededMarket, seconds: float, repeats: int
+    installation: Installation,
+    seeded: market.SeededMarket,
+    database: Sqlite | Postgres,
+    seconds: float,
+    repeats: int,
 ) -> list[Timed]:
     payers = cycle(seeded.payers)
     freeze_heap()  # as the API does when it starts
-    await _run(installation, seeded.model, payers, min(seconds, 1.0))  # warm-up, not counted
-    timed = [await _run(installation, seeded.model, payers, seconds) for _ in range(repeats)]
+    await _run(installation, seeded.model, payers, database, min(seconds, 1.0))  # warm-up, not counted
+    timed = [await _run(installation, seeded.model, payers, database, seconds) for _ in range(repeats)]
     await installation.generate.close()
     return timed
 
 
-async def _run(installation: Installation, model: str, payers: Iterator[ApiPayer], seconds: float) -> Timed:
+async def _run(
+    installation: Installation,
+    model: str,
+    payers: Iterator[ApiPayer],
+    database: Sqlite | Postgres,
+    seconds: float,
+) -> Timed:
     generate = installation.generate
     resolved = await generate.model(model)
     end = time.perf_counter() + seconds
@@ -103,7 +122,7 @@ async def _run(installation: Installation, model: str, payers: Iterator[ApiPayer
             count += bool(answer.final.receipt)
         return count
 
-    with Timed.measured() as timed:
+    with Timed.measured(database.cpu_seconds) as timed:
         timed.count = sum(await asyncio.gather(*(client() for _ in range(NUM_CLIENTS))))
     return timed
 

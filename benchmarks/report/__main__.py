@@ -1,4 +1,4 @@
-"""Writes docs/benchmarks.md and its chart: `python -m benchmarks.report engine.json --ledger ledger.json`.
+"""Writes docs/benchmarks.md and its chart: `python -m benchmarks.report engine.json`.
 
 Several reports of the engine, each of other groups (`--only`), are merged if they are of one machine. The
 reports are stored next to the page; a report that is not given is read from there. A report from a busy
@@ -17,10 +17,12 @@ from benchmarks.report.merge import ReportError, merge
 from benchmarks.report.page import CHART, PRICE_PER_HOUR, chart, page
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
-PAGE, KEPT, KEPT_LEDGER = "benchmarks.md", "benchmarks.json", "benchmarks_ledger.json"
+PAGE, KEPT = "benchmarks.md", "benchmarks.json"
+OTHERS = {"ledger": "benchmarks_ledger.json", "api": "benchmarks_api.json"}
+"""Reports of other benchmarks than the engine's, and where they are stored."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -28,14 +30,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     must_be_quiet = options.out.resolve() == DOCS
     try:
         engines = _read(options.files, options.out / KEPT, must_be_quiet=must_be_quiet)
-        ledgers = _read(
-            [options.ledger] if options.ledger else [], options.out / KEPT_LEDGER, must_be_quiet=must_be_quiet
-        )
         engine = merge(engines) if engines else None
+        others: dict[str, dict[str, Any]] = {}
+        for name, kept in OTHERS.items():
+            given = [file] if (file := getattr(options, name)) else []
+            for found in _read(given, options.out / kept, must_be_quiet=must_be_quiet):
+                others[name] = found
     except ReportError as error:
         sys.stderr.write(f"benchmarks.report: {error}\n")
         return 1
-    write(options.out, engine, options.price_per_hour, ledgers[0] if ledgers else None)
+    write(options.out, engine, options.price_per_hour, others)
     return 0
 
 
@@ -54,14 +58,16 @@ def _read(given: Sequence[Path], kept: Path, *, must_be_quiet: bool) -> list[dic
 
 
 def write(
-    folder: Path, report: dict[str, Any] | None, price_per_hour: float, ledger: dict[str, Any] | None
+    folder: Path, report: dict[str, Any] | None, price_per_hour: float, others: Mapping[str, dict[str, Any]]
 ) -> None:
     """Write the page to `folder`, and for each report that is given its JSON and chart."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / PAGE).write_text(page(report, price_per_hour, ledger))
-    for found, kept in ((report, KEPT), (ledger, KEPT_LEDGER)):
-        if found is not None:
-            (folder / kept).write_text(json.dumps(found, indent=1) + "\n")
+    (folder / PAGE).write_text(page(report, price_per_hour, **others))
+    kept = {OTHERS[name]: found for name, found in others.items()}
+    if report is not None:
+        kept[KEPT] = report
+    for name, found in kept.items():
+        (folder / name).write_text(json.dumps(found, indent=1) + "\n")
     if report is not None:
         (folder / CHART).parent.mkdir(exist_ok=True)
         (folder / CHART).write_text(chart(report))
@@ -81,7 +87,8 @@ def _parser() -> argparse.ArgumentParser:
         metavar="file",
         help="JSON of `python -m benchmarks.engine`; default: the stored one, else no figures",
     )
-    add("--ledger", type=Path, help="JSON of `python -m benchmarks.ledger`; default: likewise")
+    for name in OTHERS:
+        add(f"--{name}", type=Path, help=f"JSON of `python -m benchmarks.{name}`; default: likewise")
     add("--out", type=Path, default=DOCS, help="folder to write to; default: docs")
     add(
         "--price-per-hour",

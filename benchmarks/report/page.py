@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks.engine.figures import QUIET
 from benchmarks.engine.launcher import OURS
+from benchmarks.report.api import api_section
 from benchmarks.report.chart import Bar, bar_chart
 from benchmarks.report.ledger import ledger_section
 from benchmarks.report.origin import commit_text, cpu_text
@@ -106,9 +107,10 @@ def page(
     report: Mapping[str, Any] | None,
     price_per_hour: float = PRICE_PER_HOUR,
     ledger: Mapping[str, Any] | None = None,
+    api: Mapping[str, Any] | None = None,
 ) -> str:
-    """The page as Markdown. Without `report` it lists the missing figures; without `ledger`, the report of
-    `python -m benchmarks.ledger`, it says that these are missing.
+    """The page as Markdown. Without `report` it lists the missing figures; without `ledger` and `api`, the
+    reports of `python -m benchmarks.ledger` and `benchmarks.api`, it says that theirs are missing.
     """
     figures = dict.fromkeys(BARS) if report is None else report["ranges"]
     parts = [(HERE / "method.md").read_text()]
@@ -117,7 +119,7 @@ def page(
         parts += [_rows(report), _prompts(report), _profile(report), _adapter_work(report)]
         parts += [_cost(report, price_per_hour)]
     texts = ("below_target.md", "not_measured.md") if report is not None else ("not_measured.md",)
-    parts += [ledger_section(ledger), *((HERE / name).read_text() for name in texts)]
+    parts += [ledger_section(ledger), api_section(api), *((HERE / name).read_text() for name in texts)]
     return "\n".join(part for part in parts if part)
 
 

@@ -9,6 +9,8 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
+from benchmarks.api.__main__ import report_of as rates_of
+from benchmarks.api.figures import Row
 from benchmarks.engine.contestant import Run
 from benchmarks.engine.figures import ratios, row
 from benchmarks.engine.launcher import LLAMA, OURS, SETTINGS, VLLM
@@ -18,7 +20,7 @@ from benchmarks.engine.scenarios import Results
 from benchmarks.ledger.__main__ import report_of
 from benchmarks.ledger.load import Load
 from benchmarks.ledger.measure import ALL, NONE, RECEIPTS, Size
-from benchmarks.report.__main__ import DOCS, KEPT, KEPT_LEDGER, PAGE, main
+from benchmarks.report.__main__ import DOCS, KEPT, OTHERS, PAGE, main
 from benchmarks.report.chart import bar_chart
 from benchmarks.report.page import BARS, CHART, LIMITS, PARTS, WORK, chart, cost_of_million, page
 
@@ -61,11 +63,10 @@ def report() -> dict[str, Any]:
 
 def test_the_committed_page_is_that_of_the_committed_report() -> None:
     """After a change of gas or of the templates, run `python -m benchmarks.report` to regenerate it."""
-    kept = DOCS / KEPT, DOCS / KEPT_LEDGER
-    report, ledger = (json.loads(file.read_text()) if file.exists() else None for file in kept)
-    assert (DOCS / PAGE).read_text() == page(report, ledger=ledger)
-    assert report is None or report["is_quiet"]
-    assert ledger is None or ledger["is_quiet"]
+    engine = json.loads((DOCS / KEPT).read_text())
+    others = {name: json.loads((DOCS / kept).read_text()) for name, kept in OTHERS.items()}
+    assert (DOCS / PAGE).read_text() == page(engine, **others)
+    assert all(report["is_quiet"] for report in (engine, *others.values()))
 
 
 def test_without_a_report_every_figure_is_missing_and_none_is_given() -> None:
@@ -253,6 +254,30 @@ def test_the_cost_of_receipts_has_its_times_and_its_gas(tmp_path: Path) -> None:
     assert "gwei per gas" in text
     assert main(["--out", str(out)]) == 0  # from what is kept
     assert (out / PAGE).read_text() == text
+
+
+def test_the_rates_on_both_databases_are_compared(tmp_path: Path) -> None:
+    rates = {"receipts_signed_s": 1000, "receipts_signed_postgresql_s": 500, "events_indexed_s": 9000}
+    rows = [
+        Row(name, f"method of {name}", (rate - 10.0, rate, rate + 10.0), (0.0,) * 3)
+        for name, rate in {**rates, "events_indexed_postgresql_s": 6000}.items()
+    ]
+    (tmp_path / "api.json").write_text(json.dumps(rates_of(rows)))
+    assert main(["--api", str(tmp_path / "api.json"), "--out", str(tmp_path / "docs")]) == 0
+    text = (tmp_path / "docs" / PAGE).read_text()
+    assert "| receipts signed | 1,000 (990 to 1,010) | 500 (490 to 510) | 0.50 |" in text
+    assert "| events of the chain indexed | 9,000 (8,990 to 9,010) | 6,000 (5,990 to 6,010) | 0.67 |" in text
+    assert "- receipts signed: method of receipts_signed_postgresql_s." in text
+
+
+def test_rates_of_a_busy_machine_are_not_published(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "api.json").write_text(json.dumps(rates_of([Row("receipts_signed_s", "", (1.0,), (0.5,))])))
+    before = (DOCS / PAGE).read_text()
+    assert main(["--api", str(tmp_path / "api.json")]) == 1
+    assert "comes from a busy machine" in capsys.readouterr().err
+    assert (DOCS / PAGE).read_text() == before
 
 
 def test_another_method_than_the_default_is_named_as_such() -> None:
