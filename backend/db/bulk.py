@@ -7,7 +7,7 @@ from functools import cache
 from itertools import islice
 from typing import TYPE_CHECKING, Any, cast
 
-from sqlalchemy import ARRAY, Table, Text, TypeDecorator, bindparam, insert, update
+from sqlalchemy import ARRAY, String, Table, Text, TypeDecorator, bindparam, insert, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
@@ -69,7 +69,9 @@ def among(column: Any) -> _IsAmong:
     """`column IN (KEYS)` for prepared statements: to build a statement, or to name each key in a parameter of
     its own, costs more than to execute it.
     """
-    return _IsAmong(column, bindparam(KEYS, type_=_Keys(column.type)))
+    # Texts of any length: PostgreSQL cuts off what exceeds the length of the type to which it casts.
+    item = Text() if isinstance(column.type, String) else column.type
+    return _IsAmong(column, bindparam(KEYS, type_=_Keys(item)))
 
 
 def found_among(session: Session, query: Executable, keys: Collection[Any]) -> Sequence[Any]:

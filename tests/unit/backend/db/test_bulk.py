@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from sqlalchemy import Delete, Select, delete, select
+from sqlalchemy import Delete, Select, delete, event, select
 from sqlalchemy.dialects import sqlite
 
 from backend.db import auth, chain, disputes, earnings, live_agreement, serving
@@ -56,6 +56,13 @@ def test_rows_are_found_and_deleted_among_any_number_of_keys(
         assert [row[0] for row in found_among(tx.session, query, keys)] == keys[:1]
 
 
+def test_a_longer_key_is_not_cut_off(database: Database) -> None:
+    with database.begin() as tx:
+        insert_all(tx.session, AccountRow, [{"account": some_account("one")}])
+        query = select(AccountRow.account).where(among(AccountRow.account))
+        assert not found_among(tx.session, query, [some_account("one") + "0"])
+
+
 def test_keys_are_values_and_not_sql(database: Database) -> None:
     account = "x' OR 1=1 --\""
     with database.begin() as tx:
@@ -86,3 +93,22 @@ def test_sqlite_finds_rows_by_an_index(sqlite_database: Database, name: str) -> 
         steps = on.exec_driver_sql(f"EXPLAIN QUERY PLAN {compiled}", values).all()
     found = [row.detail for row in steps if "json_each" not in row.detail and "SUBQUERY" not in row.detail]
     assert found[0].startswith("SEARCH "), found
+
+
+def test_postgresql_finds_rows_by_an_index(postgres_database: Database) -> None:
+    with postgres_database.begin() as tx:
+        tx.session.connection().exec_driver_sql("SET LOCAL enable_seqscan = off")
+        said: list[tuple[str, Any]] = []
+        event.listen(tx.session.connection(), "before_cursor_execute", lambda *call: said.append(call[2:4]))
+        channel = some_hash("channel")
+        tx.channels.lock(channel)
+        tx.channels.reservations([channel])
+        tx.channels.drop_reservations(["reservation"])
+        tx.chain.known_channels([channel])
+        tx.auth.spending(["key"])
+        queries = [one for one in said if "ANY (" in one[0]]
+        on = tx.session.connection()
+        plans = [on.exec_driver_sql(f"EXPLAIN {query}", values).scalars().all() for query, values in queries]
+    assert len(plans) == 6
+    for plan in plans:
+        assert any("Index" in line and ("channel" in line or "pk_" in line) for line in plan), plan
