@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-SOME = ("--pages", "catalogue", "receipt", "account_on_chain")
+SOME = ("--pages", "catalogue", "receipt")
 SIZES = ("--adapters", "12", "--proposals", "2", "--repeats", "2")
 
 

@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 @pytest.mark.parametrize("arithmetic", [pytest.param("bfloat16", marks=pytest.mark.deep), "float32"])
 def test_all_stages_are_measured_on_the_same_rows(tiny_model: Path, tmp_path: Path, arithmetic: Any) -> None:
     with peft_warnings_ignored():
-        overhead = measure_capture(16, 1, str(tiny_model), tmp_path, repeats=2, arithmetic=arithmetic)
+        overhead = measure_capture(16, 1, str(tiny_model), tmp_path, repeats=1, arithmetic=arithmetic)
     stages = (overhead.training, overhead.capture, overhead.distillation)
-    assert [len(stage) for stage in stages] == [2, 2, 2]
+    assert [len(stage) for stage in stages] == [1, 1, 1]
     assert min(seconds for stage in stages for seconds in stage) > 0
     assert not (tmp_path / "capture").exists()
 
