@@ -155,8 +155,7 @@ def _session(row: SessionRow | None) -> Session | None:
     return from_row(Session, row, last_refresh=last)
 
 
-def _key(row: Any) -> ApiKey:
-    """The key of an `ApiKeyRow` or of a result row with its columns."""
+def _key(row: ApiKeyRow) -> ApiKey:
     return from_row(
         ApiKey,
         row,

@@ -7,7 +7,17 @@ from functools import cache
 from itertools import islice
 from typing import TYPE_CHECKING, Any, cast
 
-from sqlalchemy import ARRAY, String, Table, Text, TypeDecorator, bindparam, insert, update
+from sqlalchemy import (
+    ARRAY,
+    Integer,
+    String,
+    Table,
+    Text,
+    TypeDecorator,
+    bindparam,
+    insert,
+    update,
+)
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
@@ -67,8 +77,11 @@ def _in_array(element: _IsAmong, compiler: SQLCompiler, **options: Any) -> str:
 
 def among(column: Any) -> _IsAmong:
     """`column IN (KEYS)` for prepared statements: to build a statement, or to name each key in a parameter of
-    its own, costs more than to execute it.
+    its own, costs more than to execute it. Raises `TypeError` unless the column has texts or integers: other
+    values are not in JSON as the database stores them.
     """
+    if not isinstance(column.type, String | Integer):
+        raise TypeError(f"{column} has the type {column.type!r}; only texts and integers can be keys")
     # Texts of any length: PostgreSQL cuts off what exceeds the length of the type to which it casts.
     item = Text() if isinstance(column.type, String) else column.type
     return _IsAmong(column, bindparam(KEYS, type_=_Keys(item)))

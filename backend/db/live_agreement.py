@@ -89,7 +89,7 @@ class LiveAgreementStore:
             return
         counts: Counter[str] = Counter()
         for some in in_chunks(receipts):
-            found = list(found_among(self._session, _ATTRIBUTED, some))
+            found = found_among(self._session, _ATTRIBUTED, some)
             insert_all_absent(self._session, LiveSampleRow, [row._asdict() for row in found])
             counts.update(row.version_id for row in found)
         for version in sorted(counts):  # one order for all processes: no deadlocks

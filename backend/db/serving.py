@@ -44,13 +44,8 @@ if TYPE_CHECKING:
 _LINES = select(
     CumulativeRow.channel_id, CumulativeRow.charged, CumulativeRow.waive_from, CumulativeRow.waive_until
 ).where(among(CumulativeRow.channel_id))
-_NUM_LINES = select(func.count()).select_from(CumulativeRow).where(among(CumulativeRow.channel_id))
-_LOCKED_LINES = (
-    select(CumulativeRow.channel_id)
-    .where(among(CumulativeRow.channel_id))
-    .order_by(CumulativeRow.channel_id)
-    .with_for_update()
-)
+_KNOWN_LINES = select(CumulativeRow.channel_id).where(among(CumulativeRow.channel_id))
+_LOCKED_LINES = _KNOWN_LINES.order_by(CumulativeRow.channel_id).with_for_update()
 _RESERVATIONS = select(*columns_of(ReservationRow, Reservation)).where(among(ReservationRow.channel_id))
 _DROPPED = delete(table_of(ReservationRow)).where(among(ReservationRow.id))
 _VOUCHERS = (
@@ -92,9 +87,9 @@ class ChannelStore:
         """Lock these channels' cumulatives, reservations and keys' spending until this transaction ends."""
         # In one order everywhere, new lines before those that are there: no two can wait for each other.
         ordered = sorted(set(channels))
-        num_known = sum(count for (count,) in found_among(self._session, _NUM_LINES, ordered))
-        if num_known < len(ordered):
-            for channel in ordered:
+        known = {channel for (channel,) in found_among(self._session, _KNOWN_LINES, ordered)}
+        for channel in ordered:
+            if channel not in known:
                 insert_if_absent(self._session, CumulativeRow, channel_id=channel, charged=0)
         if self._session.get_bind().dialect.name == "postgresql":  # on SQLite a writer is alone anyway
             found_among(self._session, _LOCKED_LINES, ordered)

@@ -11,7 +11,7 @@ from sqlalchemy.dialects import sqlite
 from backend.db import auth, chain, disputes, earnings, live_agreement, serving
 from backend.db.bulk import KEYS, MAX_KEYS, among, execute_among, found_among, in_chunks, insert_all, table_of
 from backend.db.tables.earnings import AccountRow
-from backend.db.tables.serving import HeldKeyRow
+from backend.db.tables.serving import CumulativeRow, HeldKeyRow
 from tools.labels import some_account, some_hash
 
 if TYPE_CHECKING:
@@ -69,6 +69,11 @@ def test_keys_are_values_and_not_sql(database: Database) -> None:
         insert_all(tx.session, AccountRow, [{"account": account}, {"account": some_account("other")}])
         query = select(AccountRow.account).where(among(AccountRow.account))
         assert [row.account for row in found_among(tx.session, query, [account])] == [account]
+
+
+def test_only_texts_and_integers_are_keys() -> None:
+    with pytest.raises(TypeError, match="only texts and integers can be keys"):
+        among(CumulativeRow.charged)
 
 
 PREPARED = {
