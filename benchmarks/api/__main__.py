@@ -72,7 +72,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seconds", type=float, help="duration of one repeat; default: by part")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument(
-        "--folder", type=Path, help="scratch folder, on the disk to measure; default: the system's"
+        "--folder",
+        type=Path,
+        help="scratch folder, on the disk to measure; default: the system's, which PostgreSQL always uses",
     )
     return parser
 

@@ -36,10 +36,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             given = [file] if (file := getattr(options, name)) else []
             for found in _read(given, options.out / kept, must_be_quiet=must_be_quiet):
                 others[name] = found
+        write(options.out, engine, options.price_per_hour, others)
     except ReportError as error:
         sys.stderr.write(f"benchmarks.report: {error}\n")
         return 1
-    write(options.out, engine, options.price_per_hour, others)
     return 0
 
 
@@ -60,9 +60,12 @@ def _read(given: Sequence[Path], kept: Path, *, must_be_quiet: bool) -> list[dic
 def write(
     folder: Path, report: dict[str, Any] | None, price_per_hour: float, others: Mapping[str, dict[str, Any]]
 ) -> None:
-    """Write the page to `folder`, and for each report that is given its JSON and chart."""
+    """Write the page to `folder`, and for each report that is given its JSON and chart. Raises `ReportError`,
+    and writes nothing, if a report lacks figures of the page.
+    """
+    text = page(report, price_per_hour, **others)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / PAGE).write_text(page(report, price_per_hour, **others))
+    (folder / PAGE).write_text(text)
     kept = {OTHERS[name]: found for name, found in others.items()}
     if report is not None:
         kept[KEPT] = report

@@ -270,6 +270,16 @@ def test_the_rates_on_both_databases_are_compared(tmp_path: Path) -> None:
     assert "- receipts signed: method of receipts_signed_postgresql_s." in text
 
 
+def test_a_report_without_all_rates_names_those_that_it_lacks(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "api.json").write_text(json.dumps(rates_of([Row("receipts_signed_s", "", (1.0,), (0.0,))])))
+    assert main(["--api", str(tmp_path / "api.json"), "--out", str(tmp_path / "docs")]) == 1
+    lacking = "receipts_signed_postgresql_s, events_indexed_s, events_indexed_postgresql_s"
+    assert f"lacks {lacking}; run it with --only receipts events" in capsys.readouterr().err
+    assert not (tmp_path / "docs").exists()
+
+
 def test_rates_of_a_busy_machine_are_not_published(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
