@@ -7,17 +7,7 @@ from functools import cache
 from itertools import islice
 from typing import TYPE_CHECKING, Any, cast
 
-from sqlalchemy import (
-    ARRAY,
-    Integer,
-    String,
-    Table,
-    Text,
-    TypeDecorator,
-    bindparam,
-    insert,
-    update,
-)
+from sqlalchemy import ARRAY, Integer, String, Table, Text, TypeDecorator, bindparam, insert, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement

@@ -72,13 +72,14 @@ def _measure(home: Path, database: Sqlite | Postgres, seconds: float, repeats: i
     installation = Installation(market.build_settings(home, **database.settings(home.name)))
     installation.engines.by_base = {installation.base_model.digest: MemoryEngine()}
     seeded = market.seed(installation, NUM_CONTRIBUTORS)
-    collections = gc.get_threshold()
+    thresholds = gc.get_threshold()
     try:
         timed = asyncio.run(_runs(installation, seeded, database, seconds, repeats))
         _check(installation, seeded.payers, sum(run.count for run in timed))
     finally:
-        gc.unfreeze()  # other parts run with Python's collections, as the indexer does
-        gc.set_threshold(*collections)
+        # Other parts run with Python's garbage collection, as the indexer does.
+        gc.unfreeze()
+        gc.set_threshold(*thresholds)
         installation.close()
     method = (
         f"{NUM_CLIENTS} concurrent requests on {len(seeded.payers)} channels, each receipt with "

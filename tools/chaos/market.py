@@ -48,8 +48,7 @@ PAYERS, EARNERS = (7, 8), (CONTRIBUTOR, CREATOR)
 DEPOSIT_UNITS = 50_000_000
 CONFIRMATIONS = 10
 """More than the deepest reorganisation: the indexer promises nothing beyond."""
-STALL_SECONDS = 30
-"""Longer than an engine's first step while all processes start: it took more than 10 s on two processors."""
+STALL_SECONDS = 10
 DISK_MIB = 2048
 KEPT_LOGS = Path("build", "chaos", "logs")
 """Of the last market."""

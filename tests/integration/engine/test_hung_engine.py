@@ -38,7 +38,9 @@ async def ask(socket: Path) -> None:
             pass
 
 
-@pytest.mark.parametrize("place", ["native code", "event loop", pytest.param("step", marks=pytest.mark.deep)])
+@pytest.mark.parametrize(
+    "place", [pytest.param(place, marks=[pytest.mark.deep] * (place == "step")) for place in PLACES]
+)
 def test_a_hung_engine_ends_itself_and_says_where(place: str, model: Path, tmp_path: Path) -> None:
     socket, log = tmp_path / "e.sock", tmp_path / "log"
     options: dict[str, str | float] = {"dtype": "float32", "kernels": "portable"}

@@ -58,6 +58,20 @@ def test_unsettled_receipts_come_in_the_order_of_the_line(database: Database, ma
     assert unsettled(database, channel, after=served[1].receipt.cumulative) == served[2:]
 
 
+def test_only_the_missing_lines_of_channels_are_inserted(database: Database, market: Market) -> None:
+    *known, new = market.channels[:4]
+    statements: list[str] = []
+    with database.begin() as tx:
+        tx.channels.lock(*known)
+        tx.channels.advance(dict.fromkeys(known, 7))
+    with database.begin() as tx:
+        listened = tx.session.connection()
+        event.listen(listened, "before_cursor_execute", lambda *call: statements.append(call[2]))
+        tx.channels.lock(*known, new)
+        assert tx.channels.charged([*known, new]) == {**dict.fromkeys(known, 7), new: 0}
+    assert sum(text.startswith("INSERT") for text in statements) == 1
+
+
 def test_a_backlog_counts_what_is_unsettled_the_oldest_channel_first(
     database: Database, market: Market
 ) -> None:
